@@ -1,0 +1,1 @@
+//! Data sets, embeddings, example selection and prompts: rows in, augmented prompts out.

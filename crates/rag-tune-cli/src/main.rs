@@ -1,0 +1,2 @@
+//! The `rag-tune` command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Scorers and statistics: SQL execution accuracy with confidence intervals.

@@ -1,0 +1,1 @@
+//! Llama-family models: checkpoint, 8-bit weights, forward, backward, generation.

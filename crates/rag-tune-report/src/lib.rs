@@ -1,0 +1,1 @@
+//! Run files in, charts and tables out; never runs a model.

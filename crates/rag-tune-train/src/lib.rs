@@ -1,0 +1,1 @@
+//! LoRA fine-tuning: batches, loss, optimizer, schedule, checkpoints, the loop.
