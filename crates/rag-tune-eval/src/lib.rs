@@ -1,1 +1,5 @@
 //! Scorers and statistics: SQL execution accuracy with confidence intervals.
+
+mod config;
+
+pub use config::EvalConfig;
