@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 IGNORE_INDEX = -100
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SEQUENCE_LENGTHS = [9, 15]
-PROMPT_LENGTHS = [5, 10]
+SEQUENCE_LENGTHS = [7, 12]
+PROMPT_LENGTHS = [4, 8]
 TOP = 32
 FIXED_IDS = [0, 1, 2, 28, 198, 253, 1000, 49151]
 PROMPTS = {
@@ -67,6 +67,16 @@ def save_base(model: LlamaForCausalLM, rope_theta: float, folder: Path) -> None:
     config["rope_theta"] = rope_theta
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+def save_adapter(adapted: PeftModel, folder: Path) -> None:
+    """PEFT's own files; it writes `target_modules` in random order, so they are sorted."""
+    adapted.save_pretrained(folder)
+    config_path = folder / "adapter_config.json"
+    config = json.loads(config_path.read_text())
+    config["target_modules"].sort()
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def sequences(vocab_size: int) -> list[torch.Tensor]:
@@ -127,8 +137,7 @@ def write_tiny(name: str, tied: bool, rope_theta: float, seed: int, out: Path) -
     golden["loss"] = mean_loss(base_logits, targets)
 
     adapted = with_adapter(model)
-    adapted.save_pretrained(folder / "adapter")
-    (folder / "adapter" / "README.md").unlink(missing_ok=True)
+    save_adapter(adapted, folder / "adapter")
     adapted_logits = all_logits(adapted, ids)
     golden["lora_loss"] = mean_loss(adapted_logits, targets)
     golden["lora_loss"].backward()
