@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs every check of the repository: formatting, clippy, and all tests.
+#
+# usage: scripts/test.sh
+#
+# The tests that need a real model take it from RAG_TUNE_MIRROR, or else from .cache/mirror, which
+# scripts/fetch-models.sh fills; without either they say "skipped: no mirror".
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+# shellcheck source=scripts/toolchain.sh
+source scripts/toolchain.sh
+require_toolchain
+for component in fmt clippy; do
+  if ! cargo "$component" --version >/dev/null 2>&1; then
+    echo "test: \`cargo $component\` is missing (rustup component add rustfmt clippy)" >&2
+    exit 1
+  fi
+done
+
+models="in $root/.cache/mirror"
+if [[ -n "${RAG_TUNE_MIRROR:-}" ]]; then
+  models="in $RAG_TUNE_MIRROR (RAG_TUNE_MIRROR)"
+elif scripts/fetch-models.sh; then
+  export RAG_TUNE_MIRROR="$root/.cache/mirror"
+else
+  models="missing: the tests on real models were skipped"
+fi
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo test --workspace --locked
+echo "test: all passed (models $models)"
