@@ -1,1 +1,29 @@
-//! Tensor, and one safe function per operation, each with a CPU kernel and a plain reference.
+//! Tensor, and one safe function per operation.
+//!
+//! An operation `x` stands on three files of one name: `x.rs` checks its arguments and dispatches,
+//! `cpu/x.rs` is the CPU kernel, `reference/x.rs` the same mathematics in plain loops, which the
+//! tests compare with. Operations that take part in training come as a pair of a forward and a
+//! backward function; there is no autograd.
+//!
+//! Activations are `[tokens, features]`, f32, with sequences packed end to end (see [`Sequences`]).
+
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod error;
+pub mod linear;
+pub mod matrix;
+pub mod reference;
+pub mod rms_norm;
+pub mod rope;
+pub mod sequences;
+pub mod swiglu;
+pub mod tensor;
+
+mod cpu;
+
+pub use error::KernelError;
+pub use matrix::{Compute, Matrix};
+pub use sequences::Sequences;
+pub use tensor::Tensor;

@@ -1,0 +1,39 @@
+//! CPU kernels. Arguments have been checked by the operation of the same name.
+
+pub(crate) mod adamw;
+pub(crate) mod attention;
+pub(crate) mod cross_entropy;
+pub(crate) mod dropout;
+mod exp;
+pub(crate) mod gemm_bf16;
+pub(crate) mod gemm_f32;
+mod panels;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
+
+pub(crate) use panels::{
+    Bf16Rows, Codes, Direction, PANEL, PackedWeights, packed_index, packed_len,
+};
+
+use rayon::prelude::*;
+
+/// Elements a rayon task should have at least: below this, starting it costs more than it does.
+const ELEMENTS_PER_TASK: usize = 1 << 15;
+
+/// Rows of `cols` values a rayon task should take.
+fn rows_per_task(cols: usize) -> usize {
+    ELEMENTS_PER_TASK.div_ceil(cols.max(1))
+}
+
+/// `target += source`.
+pub(crate) fn add_assign(target: &mut [f32], source: &[f32]) {
+    let pieces = target
+        .par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(source.par_chunks(ELEMENTS_PER_TASK));
+    pieces.for_each(|(target, source)| {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target += source;
+        }
+    });
+}

@@ -1,0 +1,44 @@
+//! What an operation refuses.
+
+/// An operation was called with arguments that do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// An argument has another shape than the others ask for.
+    #[error("{operation}: `{argument}` is {got:?}, expected {expected:?}")]
+    Shape {
+        /// The operation that was called.
+        operation: &'static str,
+        /// The argument that does not fit.
+        argument: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape that the other arguments ask for.
+        expected: Vec<usize>,
+    },
+    /// An argument's value is outside what the operation can do.
+    #[error("{operation}: {problem}")]
+    Value {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What is wrong, with the value.
+        problem: String,
+    },
+}
+
+/// `Err` unless `got == expected`.
+pub(crate) fn check_shape(
+    operation: &'static str,
+    argument: &'static str,
+    got: &[usize],
+    expected: &[usize],
+) -> Result<(), KernelError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(KernelError::Shape {
+        operation,
+        argument,
+        got: got.to_vec(),
+        expected: expected.to_vec(),
+    })
+}

@@ -1,0 +1,281 @@
+//! Frozen weights: 8-bit codes with one scale a row, bf16, or f32.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::{self, Codes, Direction, PANEL, PackedWeights, packed_index, packed_len};
+use crate::error::{KernelError, check_shape};
+use crate::tensor::Tensor;
+
+/// What block products are computed in; sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compute {
+    /// f32 throughout: the most exact, on any processor.
+    F32,
+    /// Activations and weights rounded to bf16, twice as fast; needs AVX-512 BF16.
+    Bf16,
+}
+
+impl Compute {
+    /// Whether this machine can do it.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => cpu::gemm_bf16::is_supported(),
+        }
+    }
+}
+
+/// A frozen weight `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    out_features: usize,
+    in_features: usize,
+    storage: Storage,
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    /// Row-wise absmax codes (LLM.int8, arXiv:2208.07339): `weight[o, i] = codes[o, i] * row_scale[o]`.
+    /// Packed, see `cpu::panels`; `row_scale` is `[out]`.
+    Int8 { codes: Vec<i8>, row_scale: Vec<f32> },
+    /// Packed like the codes.
+    Bf16(Vec<bf16>),
+    /// Row-major.
+    F32(Vec<f32>),
+}
+
+impl Matrix {
+    /// Quantises row-major `[out, in]` weights to 8 bits: `absmax[o] = max |W[o, :]|`,
+    /// `codes = round(W * 127 / absmax)` (ties to even), `row_scale = absmax / 127`.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if `weights` does not hold `out * in` values.
+    pub fn int8(
+        out_features: usize,
+        in_features: usize,
+        weights: &[f32],
+    ) -> Result<Self, KernelError> {
+        check_shape(
+            "Matrix::int8",
+            "weights",
+            &[weights.len()],
+            &[out_features * in_features],
+        )?;
+        let mut codes = vec![0; packed_len(out_features, in_features)];
+        let mut row_scale = vec![0.0; out_features];
+        let panel_len = packed_len(1, in_features);
+        let panels = codes
+            .par_chunks_mut(panel_len)
+            .zip(row_scale.par_chunks_mut(PANEL));
+        panels.enumerate().for_each(|(panel, (codes, row_scale))| {
+            for (lane, row_scale) in row_scale.iter_mut().enumerate() {
+                let row = &weights[(panel * PANEL + lane) * in_features..][..in_features];
+                let absmax = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+                *row_scale = absmax / 127.0;
+                let factor = if absmax > 0.0 { 127.0 / absmax } else { 0.0 };
+                for (at, value) in row.iter().enumerate() {
+                    codes[packed_index(in_features, lane, at)] =
+                        (value * factor).round_ties_even() as i8;
+                }
+            }
+        });
+        Ok(Self {
+            out_features,
+            in_features,
+            storage: Storage::Int8 { codes, row_scale },
+        })
+    }
+
+    /// Rounds row-major `[out, in]` weights to bf16.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if `weights` does not hold `out * in` values.
+    pub fn bf16(
+        out_features: usize,
+        in_features: usize,
+        weights: &[f32],
+    ) -> Result<Self, KernelError> {
+        check_shape(
+            "Matrix::bf16",
+            "weights",
+            &[weights.len()],
+            &[out_features * in_features],
+        )?;
+        let mut values = vec![bf16::ZERO; packed_len(out_features, in_features)];
+        let panel_len = packed_len(1, in_features);
+        values
+            .par_chunks_mut(panel_len)
+            .enumerate()
+            .for_each(|(panel, values)| {
+                let first = panel * PANEL;
+                for out in first..out_features.min(first + PANEL) {
+                    for (at, value) in weights[out * in_features..][..in_features]
+                        .iter()
+                        .enumerate()
+                    {
+                        values[packed_index(in_features, out - first, at)] = bf16::from_f32(*value);
+                    }
+                }
+            });
+        Ok(Self {
+            out_features,
+            in_features,
+            storage: Storage::Bf16(values),
+        })
+    }
+
+    /// Keeps row-major `[out, in]` weights as they are.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if `weights` does not hold `out * in` values.
+    pub fn f32(
+        out_features: usize,
+        in_features: usize,
+        weights: Vec<f32>,
+    ) -> Result<Self, KernelError> {
+        check_shape(
+            "Matrix::f32",
+            "weights",
+            &[weights.len()],
+            &[out_features * in_features],
+        )?;
+        Ok(Self {
+            out_features,
+            in_features,
+            storage: Storage::F32(weights),
+        })
+    }
+
+    /// `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.out_features, self.in_features]
+    }
+
+    /// Bytes of memory it takes.
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Int8 { codes, row_scale } => codes.len() + 4 * row_scale.len(),
+            Storage::Bf16(values) => 2 * values.len(),
+            Storage::F32(values) => 4 * values.len(),
+        }
+    }
+
+    /// Row `out`, dequantised, written to `row` (`[in]`).
+    ///
+    /// # Errors
+    /// [`KernelError`] if there is no such row, or `row` is not `in` long.
+    pub fn read_row(&self, out: usize, row: &mut [f32]) -> Result<(), KernelError> {
+        check_shape("read_row", "row", &[row.len()], &[self.in_features])?;
+        if out >= self.out_features {
+            let problem = format!("row {out} of {}", self.out_features);
+            return Err(KernelError::Value {
+                operation: "read_row",
+                problem,
+            });
+        }
+        let place = |at| packed_index(self.in_features, out, at);
+        match &self.storage {
+            Storage::Int8 { codes, row_scale } => {
+                for (at, value) in row.iter_mut().enumerate() {
+                    *value = f32::from(codes[place(at)]) * row_scale[out];
+                }
+            }
+            Storage::Bf16(values) => {
+                for (at, value) in row.iter_mut().enumerate() {
+                    *value = values[place(at)].to_f32();
+                }
+            }
+            Storage::F32(values) => {
+                row.copy_from_slice(&values[out * self.in_features..][..row.len()])
+            }
+        }
+        Ok(())
+    }
+
+    /// The dequantised rows of the given ids: `[ids.len(), in]`. An embedding look-up.
+    ///
+    /// # Errors
+    /// [`KernelError::Value`] if an id is not below `out`.
+    pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor, KernelError> {
+        let mut rows = Tensor::zeros(ids.len(), self.in_features);
+        for (index, &id) in ids.iter().enumerate() {
+            self.read_row(id as usize, rows.row_mut(index))?;
+        }
+        Ok(rows)
+    }
+
+    /// The packed codes and the row scales, where products run on them.
+    pub(crate) fn packed(
+        &self,
+        direction: Direction,
+    ) -> Option<(PackedWeights<'_>, Option<&[f32]>)> {
+        let (codes, row_scale) = match &self.storage {
+            Storage::Int8 { codes, row_scale } => (Codes::Int8(codes), Some(row_scale.as_slice())),
+            Storage::Bf16(values) => (Codes::Bf16(values), None),
+            Storage::F32(_) => return None,
+        };
+        let (out_features, in_features) = (self.out_features, self.in_features);
+        Some((
+            PackedWeights {
+                codes,
+                out_features,
+                in_features,
+                direction,
+            },
+            row_scale,
+        ))
+    }
+
+    /// Row-major f32 values, dequantised into `scratch` where they are not f32 already.
+    pub(crate) fn dense<'a>(&'a self, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        if let Storage::F32(values) = &self.storage {
+            return values;
+        }
+        scratch.resize(self.out_features * self.in_features, 0.0);
+        scratch
+            .par_chunks_mut(self.in_features.max(1))
+            .enumerate()
+            .for_each(|(out, row)| {
+                self.read_row(out, row)
+                    .expect("`scratch` has `out` rows of `in` values");
+            });
+        scratch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn int8_matches_reference(
+            (out, inner, values) in (1_usize..80, 1_usize..40).prop_flat_map(|(out, inner)| {
+                (Just(out), Just(inner), prop::collection::vec(-3.0_f32..3.0, out * inner))
+            })
+        ) {
+            let matrix = Matrix::int8(out, inner, &values).unwrap();
+            let expected = reference::quantize_rows(out, inner, &values);
+            let mut row = vec![0.0; inner];
+            for o in 0..out {
+                matrix.read_row(o, &mut row).unwrap();
+                for (at, value) in row.iter().enumerate() {
+                    prop_assert_eq!(*value, expected.value(o, at));
+                    // 0.501: half a step, plus f32 rounding.
+                    let error = (values[o * inner + at] - value).abs();
+                    prop_assert!(error <= 0.501 * expected.row_scale[o] + 1e-12);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_zero_row_stays_zero() {
+        let matrix = Matrix::int8(2, 3, &[0.0, 0.0, 0.0, 1.0, -2.0, 0.5]).unwrap();
+        assert_eq!(matrix.gather_rows(&[0, 1]).unwrap().row(0), &[0.0; 3]);
+        assert!(matrix.gather_rows(&[2]).is_err());
+    }
+}

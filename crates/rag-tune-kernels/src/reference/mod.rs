@@ -1,0 +1,15 @@
+//! The same operations in plain loops: written to be read, and what the kernels are tested against.
+//!
+//! f32 values, f64 sums, no blocking, no shared code with the kernels.
+
+mod attention;
+mod cross_entropy;
+mod linear;
+mod pointwise;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use attention::{attention, attention_backward};
+pub use cross_entropy::cross_entropy;
+pub use linear::{QuantizedRows, linear, linear_backward, quantize_rows};
+pub use pointwise::{adamw, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};

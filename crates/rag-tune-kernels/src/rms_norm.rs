@@ -1,0 +1,66 @@
+//! rms_norm: `y = x / rms(x) * weight`, `rms(x) = sqrt(mean(x^2) + eps)` (arXiv:1910.07467).
+
+use crate::cpu;
+use crate::error::{KernelError, check_shape};
+use crate::tensor::Tensor;
+
+/// Normalises each row.
+///
+/// # Shapes
+/// `x`: `[tokens, hidden]`, `weight`: `[hidden]`; returns `[tokens, hidden]`
+///
+/// # Errors
+/// [`KernelError::Shape`] if `weight` is not `hidden` long.
+pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor, KernelError> {
+    check_shape("rms_norm::forward", "weight", &[weight.len()], &[x.cols()])?;
+    let mut y = Tensor::zeros(x.rows(), x.cols());
+    cpu::rms_norm::forward(x.data(), weight, eps, y.data_mut());
+    Ok(y)
+}
+
+/// `dx += d loss / d x`; `weight` is frozen.
+///
+/// With `r = 1 / rms(x)` and `g = dy * weight`: `dx = r (g - x r^2 mean(g x))`.
+///
+/// # Shapes
+/// `dy`, `x`, `dx`: `[tokens, hidden]`, `weight`: `[hidden]`
+///
+/// # Errors
+/// [`KernelError::Shape`] if the shapes do not fit.
+pub fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &[f32],
+    eps: f32,
+    dx: &mut Tensor,
+) -> Result<(), KernelError> {
+    check_shape("rms_norm::backward", "weight", &[weight.len()], &[x.cols()])?;
+    check_shape("rms_norm::backward", "dy", &dy.shape(), &x.shape())?;
+    check_shape("rms_norm::backward", "dx", &dx.shape(), &x.shape())?;
+    cpu::rms_norm::backward(dy.data(), x.data(), weight, eps, dx.data_mut());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use crate::reference::testing::{max_error, noise};
+
+    #[test]
+    fn rms_norm_matches_reference() {
+        for (tokens, hidden) in [(1, 1), (3, 5), (17, 64), (200, 576)] {
+            let (x, dy) = (noise(tokens, hidden, 1), noise(tokens, hidden, 2));
+            let weight = noise(1, hidden, 3).into_vec();
+            let y = forward(&x, &weight, 1e-5).unwrap();
+            assert!(max_error(&y, &reference::rms_norm(&x, &weight, 1e-5)) < 1e-5);
+            let mut dx = noise(tokens, hidden, 4);
+            let mut expected = dx.clone();
+            backward(&dy, &x, &weight, 1e-5, &mut dx).unwrap();
+            expected
+                .add_assign(&reference::rms_norm_backward(&dy, &x, &weight, 1e-5))
+                .unwrap();
+            assert!(max_error(&dx, &expected) < 1e-4, "{tokens} x {hidden}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! rope: rotary position embedding (arXiv:2104.09864), in the half-split order of Hugging Face's Llama.
+//!
+//! Pair `(x[i], x[i + d/2])` of a head turns by `position * theta^(-2i/d)`. The backward pass turns
+//! by the negative angle.
+
+use crate::cpu;
+use crate::error::{KernelError, check_shape};
+use crate::tensor::Tensor;
+
+/// Cosines and sines of every position up to a limit.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    head_dim: usize,
+    positions: usize,
+    /// `[positions, head_dim / 2]`
+    cos: Vec<f32>,
+    /// `[positions, head_dim / 2]`
+    sin: Vec<f32>,
+}
+
+/// Which way heads turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The forward pass.
+    Forward,
+    /// The backward pass: by the negative angle.
+    Backward,
+}
+
+impl RopeTable {
+    /// A table for `positions` positions of heads of `head_dim` features.
+    pub fn new(head_dim: usize, positions: usize, theta: f32) -> Self {
+        let half = head_dim / 2;
+        let mut table = Self {
+            head_dim,
+            positions,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        };
+        for position in 0..positions {
+            for i in 0..half {
+                let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+                let (sin, cos) = (position as f64 * frequency).sin_cos();
+                table.cos.push(cos as f32);
+                table.sin.push(sin as f32);
+            }
+        }
+        table
+    }
+
+    /// Positions it covers.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Turns every head of `x` in place.
+    ///
+    /// # Shapes
+    /// `x`: `[tokens, heads * head_dim]`, `positions`: `[tokens]`
+    ///
+    /// # Errors
+    /// [`KernelError`] if the shapes do not fit or a position is not in the table.
+    pub fn apply(&self, x: &mut Tensor, positions: &[u32], turn: Turn) -> Result<(), KernelError> {
+        check_shape("rope", "positions", &[positions.len()], &[x.rows()])?;
+        if !x.cols().is_multiple_of(self.head_dim) {
+            let problem = format!(
+                "{} features are no multiple of head_dim {}",
+                x.cols(),
+                self.head_dim
+            );
+            return Err(KernelError::Value {
+                operation: "rope",
+                problem,
+            });
+        }
+        if let Some(position) = positions
+            .iter()
+            .find(|position| **position as usize >= self.positions)
+        {
+            let problem = format!("position {position}, the table has {}", self.positions);
+            return Err(KernelError::Value {
+                operation: "rope",
+                problem,
+            });
+        }
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+        let cols = x.cols();
+        cpu::rope::apply(
+            x.data_mut(),
+            cols,
+            positions,
+            &self.cos,
+            &self.sin,
+            self.head_dim,
+            sign,
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use crate::reference::testing::{max_error, noise};
+
+    #[test]
+    fn rope_matches_reference_and_turns_back() {
+        let table = RopeTable::new(8, 50, 10_000.0);
+        let positions = [0, 1, 2, 49, 0, 7];
+        let x = noise(6, 24, 1);
+        let mut turned = x.clone();
+        table.apply(&mut turned, &positions, Turn::Forward).unwrap();
+        assert!(max_error(&turned, &reference::rope(&x, &positions, 8, 10_000.0)) < 1e-5);
+        table
+            .apply(&mut turned, &positions, Turn::Backward)
+            .unwrap();
+        assert!(max_error(&turned, &x) < 1e-6);
+    }
+
+    #[test]
+    fn a_position_beyond_the_table_is_refused() {
+        let table = RopeTable::new(4, 3, 10_000.0);
+        let error = table
+            .apply(&mut Tensor::zeros(1, 4), &[3], Turn::Forward)
+            .unwrap_err();
+        assert_eq!(error.to_string(), "rope: position 3, the table has 3");
+    }
+}
