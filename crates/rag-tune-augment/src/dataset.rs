@@ -1,0 +1,224 @@
+//! Rows of a data set from JSON lines.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::AugmentError;
+
+/// `[data]`: where the rows come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// A hub id (`owner/name`), or a folder that holds `<split>.jsonl` files.
+    pub source: String,
+    /// The split that is trained on, and that examples are taken from.
+    pub train_split: String,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            train_split: "train".into(),
+        }
+    }
+}
+
+impl DataConfig {
+    /// All problems of this section; none if the list is empty.
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.source.trim().is_empty() {
+            problems.push("`data.source` must name a hub id or a folder".into());
+        }
+        if self.train_split.trim().is_empty() {
+            problems.push("`data.train_split` must not be empty".into());
+        }
+        problems
+    }
+}
+
+/// One row of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Position in its split, from 0.
+    pub index: usize,
+    /// The row's fields, in the file's order.
+    pub fields: Map<String, Value>,
+}
+
+impl Row {
+    /// The text of `field`.
+    ///
+    /// # Panics
+    /// If `field` was not among the required fields when the row was read.
+    pub fn text(&self, field: &str) -> &str {
+        match self.fields.get(field).and_then(Value::as_str) {
+            Some(text) => text,
+            None => panic!("`{field}` is read as text, so `read_jsonl` must have required it"),
+        }
+    }
+}
+
+/// Reads the rows of a JSON-lines file, of which each must have all of `required_fields` as
+/// strings. Lines of white space are skipped.
+///
+/// # Errors
+/// [`AugmentError::BadLine`], [`AugmentError::MissingField`], [`AugmentError::FieldType`], each
+/// with the line; [`AugmentError::EmptySplit`]; [`AugmentError::Read`].
+pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, AugmentError> {
+    let file = File::open(path).map_err(AugmentError::read(path))?;
+    let mut rows = Vec::new();
+    for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let line = line.map_err(AugmentError::read(path))?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let fields = parse_line(path, index + 1, &line)?;
+        require_text(path, index + 1, &fields, required_fields)?;
+        rows.push(Row {
+            index: rows.len(),
+            fields,
+        });
+    }
+    if rows.is_empty() {
+        return Err(AugmentError::EmptySplit {
+            path: path.to_owned(),
+        });
+    }
+    Ok(rows)
+}
+
+fn parse_line(path: &Path, line: usize, text: &[u8]) -> Result<Map<String, Value>, AugmentError> {
+    serde_json::from_slice(text).map_err(|error| AugmentError::BadLine {
+        path: path.to_owned(),
+        line,
+        problem: without_line_number(&error),
+    })
+}
+
+/// The parser sees one line at a time, so its "at line 1" would mislead.
+fn without_line_number(error: &serde_json::Error) -> String {
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let message = error.to_string();
+    let message = message.strip_suffix(&position).unwrap_or(&message);
+    format!("{message} (column {})", error.column())
+}
+
+fn require_text(
+    path: &Path,
+    line: usize,
+    fields: &Map<String, Value>,
+    required: &[&str],
+) -> Result<(), AugmentError> {
+    for &field in required {
+        match fields.get(field) {
+            Some(Value::String(_)) => {}
+            Some(other) => {
+                return Err(AugmentError::FieldType {
+                    path: path.to_owned(),
+                    line,
+                    field: field.into(),
+                    found: type_name(other),
+                });
+            }
+            None => {
+                return Err(AugmentError::MissingField {
+                    path: path.to_owned(),
+                    line,
+                    field: field.into(),
+                    present: fields.keys().cloned().collect(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, required: &[&str]) -> Result<Vec<Row>, AugmentError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read_jsonl(&path, required)
+    }
+
+    /// The message after the file name, which differs from run to run.
+    fn message(text: &str, required: &[&str]) -> String {
+        let message = read(text, required).unwrap_err().to_string();
+        assert!(message.contains("train.jsonl"), "{message}");
+        message.split("train.jsonl` ").nth(1).unwrap().to_owned()
+    }
+
+    #[test]
+    fn rows_keep_order_and_fields() {
+        let rows = read(
+            "{\"b\":\"x\",\"a\":1}\r\n\n{\"b\":\"é\",\"a\":null}",
+            &["b"],
+        )
+        .unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[0].fields.keys().collect::<Vec<_>>(), ["b", "a"]);
+        assert_eq!((rows[1].index, rows[1].text("b")), (1, "é"));
+    }
+
+    #[test]
+    fn a_line_that_is_not_json_is_named() {
+        let text = "{\"a\":\"1\"}\n{\"a\": nope}\n";
+        assert_eq!(
+            message(text, &["a"]),
+            "line 2: not a JSON object: expected ident (column 8)"
+        );
+        let problem = message("[1]", &[]);
+        assert!(
+            problem.starts_with("line 1: not a JSON object: invalid type"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_missing_field_is_named_with_the_ones_present() {
+        let text = "{\"question\":\"q\"}\n\n{\"answer\":\"a\"}\n";
+        assert_eq!(message(text, &["question"]), "line 3: no field `question`");
+        let hint = read(text, &["question"]).unwrap_err().hint().unwrap();
+        assert!(hint.contains("the row has `answer`"), "{hint}");
+    }
+
+    #[test]
+    fn a_field_that_is_no_string_is_named() {
+        let text = "{\"question\":7}";
+        assert_eq!(
+            message(text, &["question"]),
+            "line 1: field `question` is a number, expected a string"
+        );
+    }
+
+    #[test]
+    fn an_empty_split_is_an_error() {
+        assert_eq!(message("\n \n", &[]), "has no rows");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read_jsonl(Path::new("no/such/train.jsonl"), &[]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read `no/such/train.jsonl`");
+    }
+}

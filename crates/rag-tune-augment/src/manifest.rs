@@ -1,0 +1,76 @@
+//! `manifest.json` beside augmented files: what they were made from, to tell whether they still
+//! are what the settings ask for.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::write_json;
+use crate::{AugmentError, RetrievalConfig, TaskKind};
+
+/// The file's name.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// What a folder of augmented files was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Equal settings and equal input give equal output.
+    pub settings: AugmentSettings,
+    /// The splits that were augmented, by name.
+    pub splits: BTreeMap<String, SplitRecord>,
+}
+
+/// What all splits of a folder have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AugmentSettings {
+    /// The version of this crate.
+    pub rag_tune_version: String,
+    /// The task.
+    pub task: TaskKind,
+    /// `data.source`.
+    pub source: String,
+    /// `data.train_split`: where examples come from.
+    pub train_split: String,
+    /// The `[retrieval]` section.
+    pub retrieval: RetrievalConfig,
+    /// The seed, where the selector draws by it.
+    pub seed: Option<u64>,
+    /// The prompt template.
+    pub template_sha256: String,
+    /// The embedder's files, where it was used.
+    pub embedder_sha256: Option<String>,
+    /// The train split's file, where examples were taken from it.
+    pub knowledge_base_sha256: Option<String>,
+}
+
+/// One augmented file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SplitRecord {
+    /// Rows in the file.
+    pub rows: usize,
+    /// The source file.
+    pub input_sha256: String,
+    /// The augmented file.
+    pub output_sha256: String,
+}
+
+impl Manifest {
+    /// Reads the manifest in `folder`; `None` if there is none, or none that this version can
+    /// read: either way the files are made again.
+    ///
+    /// # Errors
+    /// [`AugmentError::Read`].
+    pub fn load(folder: &Path) -> Result<Option<Self>, AugmentError> {
+        let path = folder.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(AugmentError::read(path))?;
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    pub(crate) fn save(&self, folder: &Path) -> Result<(), AugmentError> {
+        write_json(&folder.join(FILE_NAME), self)
+    }
+}
