@@ -16,10 +16,11 @@ require_toolchain
 
 work=".cache/quickstart"
 export RAG_TUNE_MIRROR="$root/.cache/mirror"
+unset RAG_TUNE_DATABASES # the generated databases, not those of another experiment
 
 rag_tune() {
   printf '\n$ rag-tune %s\n' "$*"
-  target/release/rag-tune "$@"
+  "${CARGO_TARGET_DIR:-target}/release/rag-tune" "$@"
 }
 
 cargo build --release --locked --package rag-tune-cli
@@ -27,16 +28,14 @@ scripts/fetch-models.sh "$RAG_TUNE_MIRROR"
 rm -rf "$work/runs" "$work/charts"
 started=$SECONDS
 
-rag_tune demo-data --out "$work/data"
+rag_tune demo-data --out "$work/data" --force
 for arm in zero_shot rag1; do
   rag_tune train "configs/quickstart_$arm.toml" --out "$work/runs/$arm"
 done
 
 # {zero-shot adapter, RAG adapter, no adapter} x {zero-shot prompt, RAG prompt}
 for examples in 0 1; do
-  for arm in zero_shot rag1; do
-    rag_tune eval --adapter "$work/runs/$arm" --set "retrieval.examples=$examples"
-  done
+  rag_tune eval --adapter "$work/runs" --set "retrieval.examples=$examples"
   rag_tune eval --config configs/quickstart_zero_shot.toml --set "retrieval.examples=$examples" \
     --out "$work/runs/base"
 done
