@@ -40,7 +40,9 @@ def measure(base: Path, dtype: str, rows: int, tokens: int, steps: int, rank: in
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+    )
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids = torch.randint(0, model.config.vocab_size, (rows, tokens))
@@ -83,8 +85,10 @@ def main() -> None:
     if args.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
         return
-    print(f"PEFT LoRA rank {args.rank}, {args.rows} x {args.tokens} tokens, median of {args.steps} steps, "
-          f"{results[0].threads} threads, torch {results[0].torch}")
+    print(
+        f"PEFT LoRA rank {args.rank}, {args.rows} x {args.tokens} tokens, median of {args.steps} steps, "
+        f"{results[0].threads} threads, torch {results[0].torch}"
+    )
     print("| train | tokens/s | s/step | peak RSS MiB |\n| --- | --- | --- | --- |")
     for r in results:
         print(f"| {r.dtype} | {r.tokens_per_s:.0f} | {r.seconds_per_step:.2f} | {r.peak_rss_mib:.0f} |")

@@ -101,9 +101,15 @@ def train(model: PeftModel, rows: list[EncodedRow], pad_id: int, args: argparse.
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            record = {"step": step, "loss": total, "grad_norm": grad_norm, "lr": lr,
-                      "tokens": sum(len(row.ids) for row in batch_rows), "supervised_tokens": supervised,
-                      "seconds": round(time.perf_counter() - started, 3)}
+            record = {
+                "step": step,
+                "loss": total,
+                "grad_norm": grad_norm,
+                "lr": lr,
+                "tokens": sum(len(row.ids) for row in batch_rows),
+                "supervised_tokens": supervised,
+                "seconds": round(time.perf_counter() - started, 3),
+            }
             print(json.dumps(record), file=metrics, flush=True)
             print(f"step {step}/{steps}  loss {total:.4f}  lr {lr:.2e}  {record['seconds']:.1f} s", flush=True)
 
