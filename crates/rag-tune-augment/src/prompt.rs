@@ -70,7 +70,7 @@ impl PromptTemplate {
 /// What a template sees of a row.
 fn text_fields(row: &Row) -> Value {
     let fields = row.fields.iter();
-    Value::from_iter(fields.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
+    Value::from_pairs(fields.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
 }
 
 fn template_error(error: minijinja::Error) -> AugmentError {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::{Embedder, Embeddings};
+use super::{Embedder, Embeddings, candle_message};
 use crate::fingerprint::{hash_file, hex};
 use crate::{AugmentError, Progress};
 
@@ -75,7 +75,7 @@ impl BertEmbedder {
         let config = read_config(folder)?;
         let max_tokens = max_tokens(folder, &config)?;
         require_mean_pooling(folder)?;
-        let failed = |error: candle_core::Error| failure(folder, error);
+        let failed = |error| failure(folder, candle_message(&error));
         let weights = folder.join(WEIGHTS);
         let bytes = std::fs::read(&weights).map_err(AugmentError::read(weights))?;
         let variables = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu);
@@ -141,6 +141,10 @@ impl BertEmbedder {
 
     /// Vectors of a batch, `[texts, dimension]`, flat.
     fn run(&self, batch: &Batch) -> Result<Vec<f32>, candle_core::Error> {
+        if batch.tokens == 0 {
+            // An empty text, of a tokenizer that adds nothing: near to no text at all.
+            return Ok(vec![0.0; batch.positions.len() * self.dimension]);
+        }
         let shape = (batch.positions.len(), batch.tokens);
         let ids = Tensor::from_slice(&batch.ids, shape, &Device::Cpu)?;
         let hidden = self.model.forward(&ids, &ids.zeros_like()?, None)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::candle_message;
 use crate::AugmentError;
 use crate::atomic_file::PendingFile;
 
@@ -46,7 +47,7 @@ impl VectorCache {
             };
             cache
                 .read(&path)
-                .map_err(|error| problem(error.to_string()))?;
+                .map_err(|error| problem(candle_message(&error)))?;
         }
         Ok(cache)
     }
@@ -96,7 +97,7 @@ impl VectorCache {
         };
         let bytes = self.to_bytes().map_err(|error| AugmentError::VectorCache {
             path: path.clone(),
-            problem: error.to_string(),
+            problem: candle_message(&error),
         })?;
         let mut file = PendingFile::create(path)?;
         file.bytes(&bytes)?;

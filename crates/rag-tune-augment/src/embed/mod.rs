@@ -110,6 +110,15 @@ pub fn embed_cached(
     ))
 }
 
+/// The message alone: with RUST_BACKTRACE set, candle's own text has the stack in it.
+fn candle_message(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. }
+        | candle_core::Error::WithPath { inner, .. } => candle_message(inner),
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,293 @@
+//! The driver on a toy data set: files in, files out.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{write_toy_data, write_toy_embedder};
+use rag_tune_augment::manifest::Manifest;
+use rag_tune_augment::{
+    AugmentError, AugmentRequest, DataConfig, Hub, Progress, RetrievalConfig, Selector, TaskKind,
+    augment, is_current, read_augmented,
+};
+
+/// A folder with the toy data and embedder, and the settings to augment it with.
+struct Toy {
+    root: tempfile::TempDir,
+    data: DataConfig,
+    retrieval: RetrievalConfig,
+    seed: u64,
+}
+
+impl Toy {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        write_toy_data(&root.path().join("data"));
+        write_toy_embedder(&root.path().join("embedder"));
+        let text = |folder: &str| root.path().join(folder).to_str().unwrap().to_owned();
+        let data = DataConfig {
+            source: text("data"),
+            ..DataConfig::default()
+        };
+        let retrieval = RetrievalConfig {
+            embedder: text("embedder"),
+            different: vec!["db_id".into()],
+            ..RetrievalConfig::default()
+        };
+        Self {
+            root,
+            data,
+            retrieval,
+            seed: 1,
+        }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.root.path().join("out")
+    }
+
+    fn source(&self, split: &str) -> PathBuf {
+        self.root.path().join(format!("data/{split}.jsonl"))
+    }
+
+    fn with_request<T>(&self, splits: &[&str], act: impl Fn(&AugmentRequest<'_>, &Hub) -> T) -> T {
+        let request = AugmentRequest {
+            task: TaskKind::Sql,
+            data: &self.data,
+            retrieval: &self.retrieval,
+            splits,
+            out: &self.out(),
+            seed: self.seed,
+            cache: Some(self.root.path().join("cache")),
+        };
+        // An empty mirror: no test may look elsewhere.
+        act(
+            &request,
+            &Hub::from_env(Some(self.root.path().join("mirror"))),
+        )
+    }
+
+    fn augment(&self, splits: &[&str]) -> Result<Manifest, AugmentError> {
+        self.with_request(splits, |request, hub| augment(request, hub, &()))
+    }
+
+    fn is_current(&self, splits: &[&str]) -> bool {
+        self.with_request(splits, is_current).unwrap()
+    }
+
+    /// Augmenting both splits fails, and leaves nothing.
+    fn fails(&self) -> AugmentError {
+        let error = self.augment(&["train", "validation"]).unwrap_err();
+        let left = fs::read_dir(self.out()).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0, "half-written output after: {error}");
+        error
+    }
+}
+
+fn append(path: &Path, line: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(path, text + line + "\n").unwrap();
+}
+
+#[test]
+fn rows_come_out_in_order_with_fields_prompts_and_examples() {
+    let toy = Toy::new();
+    let manifest = toy.augment(&["train", "validation"]).unwrap();
+    assert_eq!(manifest.splits["train"].rows, 8);
+
+    let train = read_augmented(&toy.out().join("train.jsonl")).unwrap();
+    assert_eq!(train.len(), 8);
+    let text = fs::read_to_string(toy.out().join("train.jsonl")).unwrap();
+    assert!(text.starts_with(r#"{"db_id":"db0","context":"#), "{text}");
+    assert!(
+        text.contains(r#""difficulty":1.5,"inference_prompt":"You are"#),
+        "{text}"
+    );
+    for (index, row) in train.iter().enumerate() {
+        let [example] = row.examples[..] else {
+            panic!("row {index} has {:?}", row.examples)
+        };
+        let chosen = &train[example.row];
+        assert_ne!(chosen.text("db_id"), row.text("db_id"), "row {index}");
+        let question = format!("### Input:\n{}\n", chosen.text("question").unwrap());
+        assert!(row.inference_prompt.contains(&question), "row {index}");
+        let answer = row.text("answer").unwrap();
+        assert_eq!(
+            row.full_prompt,
+            format!("{}\n{answer}", row.inference_prompt)
+        );
+    }
+}
+
+#[test]
+fn the_nearest_text_that_is_not_equal_is_chosen() {
+    let mut toy = Toy::new();
+    toy.retrieval.different.clear();
+    // Other space between the words: the vector of train row 2 ("one two"), and another text.
+    append(
+        &toy.source("validation"),
+        r#"{"db_id":"x","context":"c","question":"one   two","answer":"a"}"#,
+    );
+    toy.augment(&["validation"]).unwrap();
+    let rows = read_augmented(&toy.out().join("validation.jsonl")).unwrap();
+    assert_eq!(rows[2].examples[0].row, 2);
+    assert!((rows[2].examples[0].score - 1.0).abs() < 1e-5);
+    assert_ne!(rows[1].examples[0].row, 0, "train row 0 asks the same");
+}
+
+#[test]
+fn zero_examples_need_no_embedder_and_no_train_split() {
+    let mut toy = Toy::new();
+    toy.retrieval.examples = 0;
+    toy.retrieval.embedder = "no/such-embedder".into();
+    fs::remove_file(toy.source("train")).unwrap();
+    let manifest = toy.augment(&["validation"]).unwrap();
+    assert_eq!(manifest.settings.embedder_sha256, None);
+    assert_eq!(manifest.settings.knowledge_base_sha256, None);
+    let rows = read_augmented(&toy.out().join("validation.jsonl")).unwrap();
+    assert!(rows[0].examples.is_empty() && !rows[0].inference_prompt.contains("Given the"));
+}
+
+#[test]
+fn the_random_selector_follows_the_seed() {
+    let mut toy = Toy::new();
+    toy.retrieval.selector = Selector::Random;
+    let mut drawn = |seed: u64| {
+        toy.seed = seed;
+        toy.augment(&["train"]).unwrap();
+        fs::read_to_string(toy.out().join("train.jsonl")).unwrap()
+    };
+    let first = drawn(1);
+    assert_eq!(drawn(1), first);
+    assert!((2..6).any(|seed| drawn(seed) != first));
+}
+
+#[test]
+fn a_second_run_embeds_nothing() {
+    #[derive(Default)]
+    struct Counter(AtomicU64);
+    impl Progress for Counter {
+        fn start(&self, _: &str, _: u64) {}
+        fn advance(&self, n: u64) {
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
+        fn finish(&self) {}
+    }
+    let toy = Toy::new();
+    let embedded = || {
+        let counter = Counter::default();
+        toy.with_request(&["validation"], |request, hub| {
+            augment(request, hub, &counter)
+        })
+        .unwrap();
+        counter.0.into_inner()
+    };
+    assert_eq!(
+        embedded(),
+        9,
+        "8 train texts, and 2 of which one is a train text too"
+    );
+    assert_eq!(embedded(), 0);
+}
+
+#[test]
+fn files_are_current_until_something_they_rest_on_changes() {
+    let mut toy = Toy::new();
+    let both = ["train", "validation"];
+    assert!(!toy.is_current(&both), "nothing is there yet");
+    toy.augment(&both).unwrap();
+    assert!(toy.is_current(&both) && toy.is_current(&["validation"]));
+
+    toy.seed += 1;
+    assert!(toy.is_current(&both), "semantic selection draws nothing");
+    toy.retrieval.examples = 2;
+    assert!(!toy.is_current(&both));
+    toy.retrieval.examples = 1;
+
+    append(
+        &toy.source("validation"),
+        r#"{"db_id":"","context":"","question":"","answer":""}"#,
+    );
+    assert!(toy.is_current(&["train"]) && !toy.is_current(&both));
+    toy.augment(&["validation"]).unwrap();
+    assert!(
+        toy.is_current(&both),
+        "augmenting one split keeps the other"
+    );
+
+    append(&toy.out().join("train.jsonl"), "{}");
+    assert!(!toy.is_current(&["train"]), "the output was edited");
+    append(&toy.root.path().join("embedder/tokenizer.json"), " ");
+    assert!(!toy.is_current(&["validation"]), "the embedder changed");
+}
+
+#[test]
+fn too_many_examples_are_refused_with_the_row() {
+    let mut toy = Toy::new();
+    toy.retrieval.examples = 7;
+    let error = toy.fails();
+    assert_eq!(
+        error.to_string(),
+        "split `train` row 0: only 6 of 8 train rows may be its examples, \
+         `retrieval.examples` asks for 7"
+    );
+    assert!(error.hint().unwrap().contains("at most 6"));
+}
+
+#[test]
+fn a_bad_line_in_the_second_split_leaves_nothing_of_the_first() {
+    let toy = Toy::new();
+    append(&toy.source("validation"), r#"{"question":"#);
+    let message = toy.fails().to_string();
+    assert!(
+        message.contains("validation.jsonl` line 3: not a JSON object"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_column_that_must_differ_must_be_there() {
+    let mut toy = Toy::new();
+    toy.retrieval.different.push("topic".into());
+    let message = toy.fails().to_string();
+    assert!(
+        message.ends_with("train.jsonl` line 1: no field `topic`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn augmented_files_are_no_source() {
+    let mut toy = Toy::new();
+    toy.augment(&["train", "validation"]).unwrap();
+    toy.data.source = toy.out().to_str().unwrap().into();
+    let error = toy.augment(&["train"]).unwrap_err();
+    assert!(
+        matches!(error, AugmentError::ReservedField { row: 0, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_embedder_of_another_family_is_named() {
+    let toy = Toy::new();
+    let config = toy.root.path().join("embedder/config.json");
+    fs::write(config, r#"{"model_type": "mpnet"}"#).unwrap();
+    let error = toy.fails();
+    assert!(
+        error.to_string().contains("it is of the family `mpnet`"),
+        "{error}"
+    );
+    assert!(error.hint().is_some());
+}
+
+#[test]
+fn truncated_embedder_weights_are_an_error() {
+    let toy = Toy::new();
+    let weights = toy.root.path().join("embedder/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(matches!(toy.fails(), AugmentError::Embedder { .. }));
+}
