@@ -1,0 +1,112 @@
+//! What stops a training run.
+
+use std::path::{Path, PathBuf};
+
+use rag_tune_model::error::ModelError;
+
+/// Why training did not start or did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file or folder cannot be read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
+    /// No row can be trained on.
+    #[error(
+        "no training row is left: {given} were given, {too_long} have more than {max_length} tokens"
+    )]
+    NoRows {
+        /// Rows given.
+        given: usize,
+        /// Rows that are too long.
+        too_long: usize,
+        /// `train.max_length`.
+        max_length: usize,
+    },
+    /// A row has no token that carries loss.
+    #[error("training row {row} has no token that carries loss: its answer is empty")]
+    NothingSupervised {
+        /// Index of the row, from 0.
+        row: usize,
+    },
+    /// The model has no token that ends an answer.
+    #[error("the tokenizer names no end-of-sequence token, so answers could never end")]
+    NoEndOfSequence,
+    /// Loss or gradient left the finite numbers.
+    #[error("{what} of step {step} is not finite: {place}; training rows {rows:?}")]
+    NonFinite {
+        /// `the loss` or `the gradient`.
+        what: &'static str,
+        /// The optimizer step.
+        step: usize,
+        /// The first layer whose output is not finite.
+        place: String,
+        /// Indices of the rows concerned, from 0.
+        rows: Vec<usize>,
+    },
+    /// A checkpoint cannot be used.
+    #[error("checkpoint `{path}`: {detail}")]
+    Checkpoint {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// There is nothing to resume from.
+    #[error("`{path}` holds no checkpoint to resume from")]
+    NothingToResume {
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// The model refused a batch, or the adapter's files.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An optimizer update was called wrongly.
+    #[error(transparent)]
+    Kernel(#[from] rag_tune_kernels::KernelError),
+}
+
+impl TrainError {
+    /// How to mend it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoRows { .. } => {
+                "raise `train.max_length` (and `train.tokens_per_micro_batch` with it)"
+            }
+            Self::NothingSupervised { .. } => "remove the row, or fill in its answer column",
+            Self::NonFinite { .. } => {
+                "lower `train.learning_rate` or try `model.compute = \"f32\"`; \
+                 `--resume` continues from the last checkpoint"
+            }
+            Self::Checkpoint { .. } => "start afresh without `--resume`, into another folder",
+            Self::NothingToResume { .. } => "start the run without `--resume`",
+            Self::Model(error) => return error.hint(),
+            Self::Io { .. } | Self::NoEndOfSequence | Self::Kernel(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action: "read",
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action: "write",
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The learning rate of a step.
+
+use crate::config::{Schedule, TrainConfig};
+
+/// Linear warmup, then constant or half a cosine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LearningRate {
+    peak: f32,
+    warmup: usize,
+    total: usize,
+    schedule: Schedule,
+}
+
+impl LearningRate {
+    /// The schedule of a run of `total` steps.
+    pub fn new(config: &TrainConfig, total: usize) -> Self {
+        Self {
+            peak: config.learning_rate,
+            warmup: config.warmup(total),
+            total,
+            schedule: config.schedule,
+        }
+    }
+
+    /// The learning rate of `step`, which counts from 1. No step has rate 0.
+    pub fn at(&self, step: usize) -> f32 {
+        if step <= self.warmup {
+            return self.peak * step as f32 / self.warmup as f32;
+        }
+        match self.schedule {
+            Schedule::Constant => self.peak,
+            Schedule::Cosine => {
+                let after = (step - self.warmup) as f64;
+                let whole = (self.total.max(step) - self.warmup + 1) as f64;
+                let factor = 0.5 * (1.0 + (std::f64::consts::PI * after / whole).cos());
+                (f64::from(self.peak) * factor) as f32
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(schedule: Schedule, total: usize) -> Vec<f32> {
+        let config = TrainConfig {
+            learning_rate: 1.0,
+            warmup_steps: Some(4),
+            schedule,
+            ..Default::default()
+        };
+        let rate = LearningRate::new(&config, total);
+        (1..=total).map(|step| rate.at(step)).collect()
+    }
+
+    #[test]
+    fn warmup_rises_to_the_peak_and_the_cosine_falls_from_it() {
+        let rates = rates(Schedule::Cosine, 11);
+        assert_eq!(rates[..4], [0.25, 0.5, 0.75, 1.0]);
+        assert!(rates[3..].windows(2).all(|pair| pair[1] < pair[0]));
+        assert!(
+            (rates[7] - 0.5).abs() < 1e-6,
+            "half way down in the middle: {rates:?}"
+        );
+        assert!(rates.iter().all(|rate| *rate > 0.0));
+    }
+
+    #[test]
+    fn constant_stays_at_the_peak() {
+        assert_eq!(rates(Schedule::Constant, 9)[3..], [1.0; 6]);
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_warmup_only_rises() {
+        assert_eq!(rates(Schedule::Cosine, 3), [0.25, 0.5, 0.75]);
+    }
+}
