@@ -73,10 +73,13 @@ impl Matrix {
                 let row = &weights[(panel * PANEL + lane) * in_features..][..in_features];
                 let absmax = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
                 *row_scale = absmax / 127.0;
-                let factor = if absmax > 0.0 { 127.0 / absmax } else { 0.0 };
+                // A row of zeros has no scale; its codes are zeros already.
+                if absmax == 0.0 {
+                    continue;
+                }
                 for (at, value) in row.iter().enumerate() {
                     codes[packed_index(in_features, lane, at)] =
-                        (value * factor).round_ties_even() as i8;
+                        (value * 127.0 / absmax).round_ties_even() as i8;
                 }
             }
         });

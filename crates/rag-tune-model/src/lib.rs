@@ -1,1 +1,15 @@
 //! Llama-family models: checkpoint, 8-bit weights, forward, backward, generation.
+
+mod block;
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod generate;
+mod gguf_metadata;
+mod linear;
+pub mod llama;
+pub mod lora;
+#[cfg(test)]
+mod mirror;
+pub mod peft;
+pub mod tokenizer;

@@ -28,12 +28,12 @@ pub fn quantize_rows(out_features: usize, in_features: usize, weights: &[f32]) -
     for out in 0..out_features {
         let row = &weights[out * in_features..(out + 1) * in_features];
         let absmax = row.iter().map(|value| value.abs()).fold(0.0, f32::max);
-        let factor = if absmax > 0.0 { 127.0 / absmax } else { 0.0 };
         result.row_scale.push(absmax / 127.0);
-        result.codes.extend(
-            row.iter()
-                .map(|value| (value * factor).round_ties_even() as i8),
-        );
+        let code = |value: &f32| match absmax {
+            0.0 => 0,
+            _ => (value * 127.0 / absmax).round_ties_even() as i8,
+        };
+        result.codes.extend(row.iter().map(code));
     }
     result
 }

@@ -1,0 +1,273 @@
+//! Greedy generation with a KV cache, many rows at a time.
+//!
+//! Rows are taken in order of length. A finished row leaves the batch and the next one takes its
+//! place, so a batch never waits for its longest answer.
+
+use std::iter::Peekable;
+
+use rag_tune_kernels::attention::{self, KeyValues, Qkv};
+use rag_tune_kernels::{Sequences, Tensor};
+
+use crate::error::ModelError;
+use crate::llama::Llama;
+use crate::lora::Adapter;
+use crate::tokenizer::Tokenizer;
+
+/// When generation stops, and how many rows run at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateOptions {
+    /// Tokens an answer has at most.
+    pub max_new_tokens: usize,
+    /// Rows in flight.
+    pub batch_size: usize,
+    /// Text that ends an answer and is not part of it, besides the end-of-sequence token.
+    ///
+    /// White space at the start of an answer is skipped, so that a stop at `"\n"` means the
+    /// answer's first line.
+    pub stop_text: Option<String>,
+}
+
+/// Tokens of prompts that go through the model at once.
+const PREFILL_TOKENS: usize = 4096;
+
+/// Keys and values of one row, for each layer `[positions, key/value heads * dim]`.
+#[derive(Default)]
+struct Cache {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// A row that is being answered.
+struct Active {
+    row: usize,
+    /// Tokens in the cache.
+    position: usize,
+    generated: Vec<u32>,
+    caches: Vec<Cache>,
+}
+
+/// Answers every prompt greedily.
+///
+/// Returns the answers in the order of the prompts; `on_done` is called with each row's index and
+/// answer as it finishes.
+///
+/// # Errors
+/// [`ModelError`] if a prompt is empty, leaves no room for an answer or has ids outside the vocabulary.
+pub fn generate(
+    model: &Llama,
+    adapter: Option<&Adapter>,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    on_done: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<String>, ModelError> {
+    check_prompts(model, prompts)?;
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|row| std::cmp::Reverse(prompts[*row].len()));
+    let mut waiting = order.into_iter().peekable();
+    let mut answers = vec![String::new(); prompts.len()];
+    let mut active: Vec<Active> = Vec::new();
+    let engine = Engine {
+        model,
+        adapter,
+        tokenizer,
+        options,
+    };
+    let mut done = |row: usize, answer: String| {
+        on_done(row, &answer);
+        answers[row] = answer;
+    };
+    while waiting.peek().is_some() || !active.is_empty() {
+        let free = options.batch_size.max(1) - active.len();
+        // A prefill of a few rows costs as much as one of many: wait for a quarter of the places.
+        if active.is_empty() || free >= options.batch_size.div_ceil(4) {
+            let admitted = admit(&mut waiting, prompts, free);
+            if !admitted.is_empty() {
+                active.extend(engine.prefill(prompts, &admitted)?);
+                engine.retire(&mut active, &mut done)?;
+            }
+        }
+        if !active.is_empty() {
+            engine.decode(&mut active)?;
+            engine.retire(&mut active, &mut done)?;
+        }
+    }
+    Ok(answers)
+}
+
+/// The next rows, as many as are free and as fit into one prefill.
+fn admit(
+    waiting: &mut Peekable<impl Iterator<Item = usize>>,
+    prompts: &[Vec<u32>],
+    free: usize,
+) -> Vec<usize> {
+    let mut tokens = 0;
+    let mut admitted = Vec::new();
+    while admitted.len() < free
+        && let Some(row) = waiting
+            .next_if(|row| admitted.is_empty() || tokens + prompts[*row].len() <= PREFILL_TOKENS)
+    {
+        tokens += prompts[row].len();
+        admitted.push(row);
+    }
+    admitted
+}
+
+fn check_prompts(model: &Llama, prompts: &[Vec<u32>]) -> Result<(), ModelError> {
+    let limit = model.config().max_position_embeddings;
+    for (row, prompt) in prompts.iter().enumerate() {
+        if prompt.is_empty() || prompt.len() >= limit {
+            let expected = format!("1 to {} for this model (row {row})", limit - 1);
+            return Err(ModelError::Argument {
+                what: "the prompt's length in tokens",
+                got: prompt.len(),
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+struct Engine<'a> {
+    model: &'a Llama,
+    adapter: Option<&'a Adapter>,
+    tokenizer: &'a Tokenizer,
+    options: &'a GenerateOptions,
+}
+
+impl Engine<'_> {
+    /// Runs the prompts of `rows` and samples the first token of each.
+    fn prefill(&self, prompts: &[Vec<u32>], rows: &[usize]) -> Result<Vec<Active>, ModelError> {
+        let lengths: Vec<usize> = rows.iter().map(|row| prompts[*row].len()).collect();
+        let sequences = Sequences::from_lengths(&lengths)?;
+        let ids: Vec<u32> = rows
+            .iter()
+            .flat_map(|row| prompts[*row].iter().copied())
+            .collect();
+        let positions = sequences.positions();
+        let context = self.model.context(&positions, self.adapter, None);
+        let mut active: Vec<Active> = rows
+            .iter()
+            .zip(&lengths)
+            .map(|(row, length)| Active {
+                row: *row,
+                position: *length,
+                generated: Vec::new(),
+                caches: Vec::new(),
+            })
+            .collect();
+        let mut x = self.model.embedding.gather_rows(&ids)?;
+        for block in &self.model.blocks {
+            let inputs = block.attention_inputs(&x, context)?;
+            for (active, range) in active.iter_mut().zip(sequences.ranges()) {
+                let width = inputs.k.cols();
+                let range = range.start * width..range.end * width;
+                let keys = inputs.k.data()[range.clone()].to_vec();
+                active.caches.push(Cache {
+                    keys,
+                    values: inputs.v.data()[range].to_vec(),
+                });
+            }
+            let qkv = Qkv {
+                q: &inputs.q,
+                k: &inputs.k,
+                v: &inputs.v,
+            };
+            let attended = attention::forward(qkv, &sequences, context.heads)?;
+            x = block.after_attention(x, &attended.out, context)?;
+        }
+        let last: Vec<usize> = sequences.ranges().map(|range| range.end - 1).collect();
+        self.sample(&self.model.logits(&x, &last)?, &mut active);
+        Ok(active)
+    }
+
+    /// Feeds each row's last token and samples the next.
+    fn decode(&self, active: &mut [Active]) -> Result<(), ModelError> {
+        let ids: Vec<u32> = active
+            .iter()
+            .filter_map(|active| active.generated.last().copied())
+            .collect();
+        let positions: Vec<u32> = active.iter().map(|active| active.position as u32).collect();
+        let context = self.model.context(&positions, self.adapter, None);
+        let mut x = self.model.embedding.gather_rows(&ids)?;
+        for (layer, block) in self.model.blocks.iter().enumerate() {
+            let inputs = block.attention_inputs(&x, context)?;
+            for (index, active) in active.iter_mut().enumerate() {
+                active.caches[layer]
+                    .keys
+                    .extend_from_slice(inputs.k.row(index));
+                active.caches[layer]
+                    .values
+                    .extend_from_slice(inputs.v.row(index));
+            }
+            let caches: Vec<_> = active
+                .iter()
+                .map(|active| &active.caches[layer])
+                .map(|cache| KeyValues {
+                    keys: &cache.keys,
+                    values: &cache.values,
+                })
+                .collect();
+            let attended = attention::decode(&inputs.q, &caches, context.heads)?;
+            x = block.after_attention(x, &attended, context)?;
+        }
+        active.iter_mut().for_each(|active| active.position += 1);
+        let all: Vec<usize> = (0..active.len()).collect();
+        self.sample(&self.model.logits(&x, &all)?, active);
+        Ok(())
+    }
+
+    /// Greedy: the highest logit, the lower id among equals.
+    fn sample(&self, logits: &Tensor, active: &mut [Active]) {
+        for (index, active) in active.iter_mut().enumerate() {
+            let mut best = (f32::NEG_INFINITY, 0);
+            for (id, &logit) in logits.row(index).iter().enumerate() {
+                if logit > best.0 {
+                    best = (logit, id as u32);
+                }
+            }
+            active.generated.push(best.1);
+        }
+    }
+
+    /// Takes finished rows out of the batch.
+    fn retire(
+        &self,
+        active: &mut Vec<Active>,
+        done: &mut impl FnMut(usize, String),
+    ) -> Result<(), ModelError> {
+        let mut index = 0;
+        while index < active.len() {
+            match self.answer(&active[index])? {
+                Some(answer) => {
+                    let finished = active.swap_remove(index);
+                    done(finished.row, answer);
+                }
+                None => index += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// The row's answer, if it is finished.
+    fn answer(&self, active: &Active) -> Result<Option<String>, ModelError> {
+        let ended = active
+            .generated
+            .last()
+            .is_some_and(|id| self.tokenizer.eos_ids().contains(id));
+        let ids = &active.generated[..active.generated.len() - usize::from(ended)];
+        let text = self.tokenizer.decode(ids)?;
+        let text = text.trim_start();
+        let stop = self
+            .options
+            .stop_text
+            .as_deref()
+            .and_then(|stop| text.find(stop));
+        let full = active.generated.len() >= self.options.max_new_tokens
+            || active.position + 1 >= self.model.config().max_position_embeddings;
+        Ok(match stop {
+            Some(at) => Some(text[..at].to_owned()),
+            None => (ended || full).then(|| text.to_owned()),
+        })
+    }
+}

@@ -1,0 +1,415 @@
+//! A Llama with frozen weights: loading, and the passes for training.
+
+use std::path::{Path, PathBuf};
+
+use half::bf16;
+use rag_tune_kernels::attention::Heads;
+use rag_tune_kernels::rope::RopeTable;
+use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_norm};
+
+use crate::block::{Block, BlockContext, Saved};
+use crate::checkpoint::Checkpoint;
+use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
+use crate::error::ModelError;
+use crate::lora::{Adapter, AdapterGradient, LoraDropout, Projection};
+
+/// A Llama whose weights are frozen; block linears are 8-bit unless the config says otherwise.
+pub struct Llama {
+    pub(crate) config: LlamaConfig,
+    pub(crate) compute: Compute,
+    /// `[vocab, hidden]`
+    pub(crate) embedding: Matrix,
+    pub(crate) blocks: Vec<Block>,
+    /// `[hidden]`
+    final_norm: Vec<f32>,
+    /// `[vocab, hidden]`; `None` where it is the embedding.
+    head: Option<Matrix>,
+    pub(crate) rope: RopeTable,
+    path: PathBuf,
+    fingerprint: String,
+}
+
+/// Packed token ids with the places that carry loss.
+#[derive(Debug, Clone)]
+pub struct TrainBatch {
+    /// `[tokens]`
+    pub ids: Vec<u32>,
+    /// Where its rows begin and end.
+    pub sequences: Sequences,
+    /// `(position, label)`: the token that `position` must predict.
+    pub targets: Vec<(usize, u32)>,
+}
+
+/// What a pass keeps of each block for the backward pass. All give the same gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All but the norms and the SwiGLU product.
+    Selective,
+    /// Only the block's input; the rest is computed again.
+    BlockInput,
+}
+
+/// How one training pass runs.
+#[derive(Debug, Clone, Copy)]
+pub struct PassOptions {
+    /// What is kept for the backward pass.
+    pub keep: Keep,
+    /// Dropout of the adapters' inputs.
+    pub dropout: Option<LoraDropout>,
+    /// Factor of the gradient: 1 / (supervised tokens of the whole step).
+    pub gradient_scale: f32,
+}
+
+/// Where a pass left the finite numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NonFinite {
+    /// The first block whose output is not finite; `None` if only the head's is.
+    pub layer: Option<usize>,
+    /// The rows of the batch concerned.
+    pub sequences: Vec<usize>,
+}
+
+enum Kept {
+    Selective(Box<Saved>),
+    BlockInput(Tensor),
+}
+
+impl Llama {
+    /// Loads and quantises a checkpoint, tensor by tensor.
+    ///
+    /// `progress` is called with the number of blocks done and in all.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the tensor that is missing, mis-shaped or not finite, or the compute
+    /// that this machine cannot do.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, ModelError> {
+        let compute = resolve_compute(config.compute)?;
+        let loader = Loader {
+            checkpoint,
+            quantization: config.quantization,
+            compute,
+        };
+        let llama = checkpoint.config().clone();
+        let layers = llama.num_hidden_layers;
+        let vocab_shape = [llama.vocab_size, llama.hidden_size];
+        let embedding = loader.wide("model.embed_tokens.weight", vocab_shape)?;
+        let mut blocks = Vec::with_capacity(layers);
+        for layer in 0..layers {
+            progress(layer, layers);
+            blocks.push(loader.block(layer, &llama)?);
+        }
+        progress(layers, layers);
+        let head = match llama.tie_word_embeddings {
+            true => None,
+            false => Some(loader.wide("lm_head.weight", vocab_shape)?),
+        };
+        Ok(Self {
+            compute,
+            embedding,
+            blocks,
+            final_norm: loader.values("model.norm.weight", &[llama.hidden_size])?,
+            head,
+            rope: RopeTable::new(
+                llama.head_dim,
+                llama.max_position_embeddings,
+                llama.rope_theta,
+            ),
+            config: llama,
+            path: checkpoint.path().to_owned(),
+            fingerprint: checkpoint.fingerprint().to_owned(),
+        })
+    }
+
+    /// Shape and constants.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// What block products are computed in.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// Where it was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Identity of the checkpoint.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Bytes that the weights take.
+    pub fn weight_bytes(&self) -> usize {
+        let blocks: usize = self
+            .blocks
+            .iter()
+            .flat_map(|block| &block.weights)
+            .map(Matrix::bytes)
+            .sum();
+        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
+    }
+
+    pub(crate) fn head(&self) -> &Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    pub(crate) fn context<'a>(
+        &'a self,
+        positions: &'a [u32],
+        adapter: Option<&'a Adapter>,
+        dropout: Option<LoraDropout>,
+    ) -> BlockContext<'a> {
+        let heads = Heads {
+            query: self.config.num_attention_heads,
+            key_value: self.config.num_key_value_heads,
+            dim: self.config.head_dim,
+        };
+        let eps = self.config.rms_norm_eps;
+        let (compute, rope) = (self.compute, &self.rope);
+        BlockContext {
+            heads,
+            eps,
+            compute,
+            rope,
+            positions,
+            adapter,
+            dropout,
+        }
+    }
+
+    /// The final norm.
+    pub(crate) fn final_norm(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(rms_norm::forward(
+            x,
+            &self.final_norm,
+            self.config.rms_norm_eps,
+        )?)
+    }
+
+    /// Logits `[indices.len(), vocab]` of some rows of the last block's output.
+    pub(crate) fn logits(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
+        let normed = self.final_norm(&x.gather_rows(indices)?)?;
+        let input = rag_tune_kernels::linear::Input::new(&normed, self.compute)?;
+        Ok(rag_tune_kernels::linear::forward(&input, self.head())?)
+    }
+
+    /// Logits `[positions.len(), vocab]` at some positions of packed sequences, without a cache.
+    ///
+    /// # Errors
+    /// [`ModelError`] if an id is not in the vocabulary or a sequence is too long.
+    pub fn logits_at(
+        &self,
+        adapter: Option<&Adapter>,
+        ids: &[u32],
+        sequences: &Sequences,
+        positions: &[usize],
+    ) -> Result<Tensor, ModelError> {
+        let token_positions = sequences.positions();
+        let context = self.context(&token_positions, adapter, None);
+        let mut x = self.embedding.gather_rows(ids)?;
+        for block in &self.blocks {
+            x = block.forward(x, sequences, context)?.0;
+        }
+        self.logits(&x, positions)
+    }
+
+    /// One forward and backward pass. Returns the summed loss in nats; adds to `gradient`.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the batch does not fit the model.
+    pub fn forward_backward(
+        &self,
+        adapter: &Adapter,
+        batch: &TrainBatch,
+        options: &PassOptions,
+        gradient: &mut AdapterGradient,
+    ) -> Result<f64, ModelError> {
+        let positions = batch.sequences.positions();
+        let context = self.context(&positions, Some(adapter), options.dropout);
+        let mut x = self.embedding.gather_rows(&batch.ids)?;
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let input = (options.keep == Keep::BlockInput).then(|| x.clone());
+            let (y, saved) = block.forward(x, &batch.sequences, context)?;
+            kept.push(match input {
+                Some(input) => Kept::BlockInput(input),
+                None => Kept::Selective(Box::new(saved)),
+            });
+            x = y;
+        }
+        let (loss, mut d_x) = self.loss(&x, batch, options.gradient_scale)?;
+        drop(x);
+        for (block, kept) in self.blocks.iter().zip(kept).rev() {
+            let saved = match kept {
+                Kept::Selective(saved) => *saved,
+                Kept::BlockInput(input) => block.forward(input, &batch.sequences, context)?.1,
+            };
+            d_x = block.backward(d_x, saved, &batch.sequences, context, gradient)?;
+        }
+        Ok(loss)
+    }
+
+    /// Summed loss, and the gradient of the last block's output.
+    fn loss(
+        &self,
+        x: &Tensor,
+        batch: &TrainBatch,
+        scale: f32,
+    ) -> Result<(f64, Tensor), ModelError> {
+        let (rows, labels): (Vec<usize>, Vec<u32>) = batch.targets.iter().copied().unzip();
+        let supervised = x.gather_rows(&rows)?;
+        let normed = self.final_norm(&supervised)?;
+        let loss =
+            cross_entropy::cross_entropy(&normed, self.head(), &labels, scale, self.compute)?;
+        let mut d_supervised = Tensor::zeros(rows.len(), x.cols());
+        let eps = self.config.rms_norm_eps;
+        rms_norm::backward(
+            &loss.d_hidden,
+            &supervised,
+            &self.final_norm,
+            eps,
+            &mut d_supervised,
+        )?;
+        let mut d_x = Tensor::zeros(x.rows(), x.cols());
+        for (index, row) in rows.into_iter().enumerate() {
+            d_x.row_mut(row).copy_from_slice(d_supervised.row(index));
+        }
+        Ok((loss.sum, d_x))
+    }
+
+    /// Runs the forward pass again to find where a batch leaves the finite numbers.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the batch does not fit the model.
+    pub fn find_non_finite(
+        &self,
+        adapter: &Adapter,
+        batch: &TrainBatch,
+    ) -> Result<NonFinite, ModelError> {
+        let positions = batch.sequences.positions();
+        let context = self.context(&positions, Some(adapter), None);
+        let mut x = self.embedding.gather_rows(&batch.ids)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, &batch.sequences, context)?.0;
+            let bad = |range: &std::ops::Range<usize>| {
+                range
+                    .clone()
+                    .any(|token| x.row(token).iter().any(|value| !value.is_finite()))
+            };
+            let sequences: Vec<_> = batch
+                .sequences
+                .ranges()
+                .enumerate()
+                .filter(|(_, range)| bad(range))
+                .collect();
+            if !sequences.is_empty() {
+                let sequences = sequences.into_iter().map(|(index, _)| index).collect();
+                return Ok(NonFinite {
+                    layer: Some(layer),
+                    sequences,
+                });
+            }
+        }
+        Ok(NonFinite {
+            layer: None,
+            sequences: (0..batch.sequences.len()).collect(),
+        })
+    }
+
+    /// Bytes of activations that a pass keeps for each token.
+    pub fn activation_bytes_per_token(&self, keep: Keep) -> usize {
+        let c = &self.config;
+        let query = c.num_attention_heads * c.head_dim;
+        let key_value = c.num_key_value_heads * c.head_dim;
+        let floats = match keep {
+            // x, h; q, attended, k, v, log-sum-exp; gate, up.
+            Keep::Selective => {
+                2 * c.hidden_size
+                    + 2 * query
+                    + 2 * key_value
+                    + c.num_attention_heads
+                    + 2 * c.intermediate_size
+            }
+            Keep::BlockInput => c.hidden_size,
+        };
+        4 * floats * c.num_hidden_layers
+    }
+}
+
+/// The compute that `auto` stands for, or an error where this machine cannot do what was asked for.
+fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
+    match wanted {
+        config::Compute::F32 => Ok(Compute::F32),
+        config::Compute::Auto if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
+        config::Compute::Auto => Ok(Compute::F32),
+        config::Compute::Bf16 if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
+        config::Compute::Bf16 => Err(ModelError::ComputeUnsupported { compute: "bf16" }),
+    }
+}
+
+/// Reads tensors in the form in which the model holds them.
+struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: Quantization,
+    compute: Compute,
+}
+
+impl Loader<'_> {
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let values = self.checkpoint.tensor(name, shape)?;
+        let count = values.iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            let what = format!("`{name}` in `{}`", self.checkpoint.path().display());
+            return Err(ModelError::NonFinite { what, count });
+        }
+        Ok(values)
+    }
+
+    /// A block linear.
+    fn linear(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
+        let values = self.values(name, &[out, inner])?;
+        Ok(match (self.quantization, self.compute) {
+            (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,
+            (Quantization::None, Compute::Bf16) => Matrix::bf16(out, inner, &values)?,
+            (Quantization::None, Compute::F32) => Matrix::f32(out, inner, values)?,
+        })
+    }
+
+    /// Embedding or head: 16-bit beside 8-bit block linears.
+    fn wide(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
+        let mut values = self.values(name, &[out, inner])?;
+        if self.compute == Compute::Bf16 {
+            return Ok(Matrix::bf16(out, inner, &values)?);
+        }
+        if self.quantization == Quantization::Int8 {
+            values
+                .iter_mut()
+                .for_each(|value| *value = bf16::from_f32(*value).to_f32());
+        }
+        Ok(Matrix::f32(out, inner, values)?)
+    }
+
+    fn block(&self, layer: usize, config: &LlamaConfig) -> Result<Block, ModelError> {
+        let name = |rest: &str| format!("model.layers.{layer}.{rest}.weight");
+        let hidden = [config.hidden_size];
+        let mut weights = Vec::with_capacity(Projection::ALL.len());
+        for projection in Projection::ALL {
+            weights.push(self.linear(&name(&projection.path()), projection.shape(config))?);
+        }
+        let Ok(weights) = weights.try_into() else {
+            unreachable!("one weight a projection")
+        };
+        Ok(Block {
+            layer,
+            attention_norm: self.values(&name("input_layernorm"), &hidden)?,
+            mlp_norm: self.values(&name("post_attention_layernorm"), &hidden)?,
+            weights,
+        })
+    }
+}

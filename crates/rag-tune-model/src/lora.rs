@@ -1,0 +1,249 @@
+//! LoRA: a frozen linear layer plus a learned low-rank update.
+//!
+//! `y = base(x) + scaling * (dropout(x) A^T) B^T`, `scaling = alpha / rank`
+//! (Hu et al. 2021, arXiv:2106.09685, eq. 3).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rag_tune_kernels::Tensor;
+use rag_tune_kernels::dropout::Dropout;
+use serde::{Deserialize, Serialize};
+
+use crate::config::LlamaConfig;
+
+/// A linear layer of a block, spelt as in the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Projection {
+    /// `self_attn.q_proj`
+    #[serde(rename = "q_proj")]
+    Q,
+    /// `self_attn.k_proj`
+    #[serde(rename = "k_proj")]
+    K,
+    /// `self_attn.v_proj`
+    #[serde(rename = "v_proj")]
+    V,
+    /// `self_attn.o_proj`
+    #[serde(rename = "o_proj")]
+    O,
+    /// `mlp.gate_proj`
+    #[serde(rename = "gate_proj")]
+    Gate,
+    /// `mlp.up_proj`
+    #[serde(rename = "up_proj")]
+    Up,
+    /// `mlp.down_proj`
+    #[serde(rename = "down_proj")]
+    Down,
+}
+
+impl Projection {
+    /// All of a block's, in the order of its forward pass.
+    pub const ALL: [Self; 7] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
+
+    /// Its name in the checkpoint, for instance `q_proj`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q => "q_proj",
+            Self::K => "k_proj",
+            Self::V => "v_proj",
+            Self::O => "o_proj",
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// Its name inside a block, for instance `self_attn.q_proj`.
+    pub fn path(self) -> String {
+        let module = match self {
+            Self::Q | Self::K | Self::V | Self::O => "self_attn",
+            Self::Gate | Self::Up | Self::Down => "mlp",
+        };
+        format!("{module}.{}", self.name())
+    }
+
+    /// `[out, in]` of its weight.
+    pub fn shape(self, config: &LlamaConfig) -> [usize; 2] {
+        let hidden = config.hidden_size;
+        let query = config.num_attention_heads * config.head_dim;
+        let key_value = config.num_key_value_heads * config.head_dim;
+        match self {
+            Self::Q => [query, hidden],
+            Self::K | Self::V => [key_value, hidden],
+            Self::O => [hidden, query],
+            Self::Gate | Self::Up => [config.intermediate_size, hidden],
+            Self::Down => [hidden, config.intermediate_size],
+        }
+    }
+}
+
+impl fmt::Display for Projection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which layer of which block, in the order in which parameters are stored and updated.
+pub type Place = (usize, Projection);
+
+/// The two factors of one layer's update, or their gradients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraFactors {
+    /// `A`: `[rank, in]`
+    pub a: Tensor,
+    /// `B`: `[out, rank]`
+    pub b: Tensor,
+}
+
+/// A LoRA adapter: the factors of every adapted layer, f32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// Rank of the update.
+    pub rank: usize,
+    /// `alpha` of `scaling = alpha / rank`.
+    pub alpha: f32,
+    /// The factors by place.
+    pub layers: BTreeMap<Place, LoraFactors>,
+}
+
+impl Adapter {
+    /// A fresh adapter: `A` Kaiming-uniform with `a = sqrt(5)` (uniform in `+-1/sqrt(in)`, PEFT's
+    /// default), `B` zero, so that step 0 is exactly the base model.
+    pub fn new(
+        config: &LlamaConfig,
+        rank: usize,
+        alpha: f32,
+        targets: impl IntoIterator<Item = Projection>,
+        seed: u64,
+    ) -> Self {
+        let targets: Vec<_> = targets.into_iter().collect();
+        let mut layers = BTreeMap::new();
+        let mut random = SplitMix64(seed);
+        for layer in 0..config.num_hidden_layers {
+            for &projection in &targets {
+                let [out_features, in_features] = projection.shape(config);
+                let bound = 1.0 / (in_features as f32).sqrt();
+                let a = Tensor::from_fn(rank, in_features, |_, _| random.symmetric() * bound);
+                let b = Tensor::zeros(out_features, rank);
+                layers.insert((layer, projection), LoraFactors { a, b });
+            }
+        }
+        Self {
+            rank,
+            alpha,
+            layers,
+        }
+    }
+
+    /// `alpha / rank`.
+    pub fn scaling(&self) -> f32 {
+        self.alpha / self.rank as f32
+    }
+
+    /// The factors of one layer, if it is adapted.
+    pub fn get(&self, layer: usize, projection: Projection) -> Option<&LoraFactors> {
+        self.layers.get(&(layer, projection))
+    }
+
+    /// Zeros in the shape of the factors: where gradients are summed.
+    pub fn zero_gradient(&self) -> AdapterGradient {
+        let zero = |tensor: &Tensor| Tensor::zeros(tensor.rows(), tensor.cols());
+        let zeros = |factors: &LoraFactors| LoraFactors {
+            a: zero(&factors.a),
+            b: zero(&factors.b),
+        };
+        AdapterGradient {
+            layers: self
+                .layers
+                .iter()
+                .map(|(place, factors)| (*place, zeros(factors)))
+                .collect(),
+        }
+    }
+
+    /// Number of trained values.
+    pub fn parameters(&self) -> usize {
+        let count = |factors: &LoraFactors| factors.a.data().len() + factors.b.data().len();
+        self.layers.values().map(count).sum()
+    }
+}
+
+/// Gradients of an adapter's factors, by place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterGradient {
+    /// As [`Adapter::layers`].
+    pub layers: BTreeMap<Place, LoraFactors>,
+}
+
+impl AdapterGradient {
+    /// Every tensor, `a` before `b`, in the adapter's order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers
+            .values()
+            .flat_map(|factors| [&factors.a, &factors.b])
+    }
+
+    /// Euclidean norm over all values.
+    pub fn norm(&self) -> f64 {
+        let squares = self
+            .tensors()
+            .flat_map(|tensor| tensor.data())
+            .map(|value| f64::from(*value).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// Sets every value to 0.
+    pub fn clear(&mut self) {
+        for factors in self.layers.values_mut() {
+            factors.a.data_mut().fill(0.0);
+            factors.b.data_mut().fill(0.0);
+        }
+    }
+}
+
+/// Dropout of the adapters' inputs in one pass over one micro-batch.
+///
+/// Layers that read the same activation (q, k, v; gate, up) share its mask.
+#[derive(Debug, Clone, Copy)]
+pub struct LoraDropout {
+    /// Probability of falling out.
+    pub probability: f32,
+    /// The run's seed.
+    pub seed: u64,
+    /// The optimizer step.
+    pub step: u64,
+    /// The micro-batch of the step.
+    pub micro_batch: u64,
+}
+
+impl LoraDropout {
+    /// The dropout of one block's `site`-th activation.
+    pub(crate) fn at(&self, layer: usize, site: usize) -> Dropout {
+        let parts = [self.step, self.micro_batch, layer as u64, site as u64];
+        Dropout::keyed(self.probability, self.seed, &parts)
+    }
+}
+
+/// splitmix64 (Steele et al. 2014): small, seedable, the same on every machine.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    /// Uniform in `[-1, 1)`.
+    fn symmetric(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}

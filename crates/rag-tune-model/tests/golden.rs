@@ -1,0 +1,333 @@
+//! Logits, losses and LoRA gradients equal PyTorch's (`scripts/golden_llama.py`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rag_tune_kernels::{Sequences, Tensor};
+use rag_tune_model::checkpoint::Checkpoint;
+use rag_tune_model::config::{Compute, ModelConfig, Quantization};
+use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
+use rag_tune_model::lora::{Adapter, AdapterGradient};
+use rag_tune_model::peft;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+
+const MODELS: [&str; 2] = ["tiny_tied", "tiny_untied"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden")
+}
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open(path: PathBuf) -> Self {
+        Self(fs::read(path).unwrap())
+    }
+
+    fn view(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let tensors = SafeTensors::deserialize(&self.0).unwrap();
+        let view: TensorView<'_> = tensors.tensor(name).unwrap();
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
+    fn ints(&self, name: &str) -> Vec<i64> {
+        self.view(name)
+            .1
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let (shape, bytes) = self.view(name);
+        let values = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        let (rows, cols) = match shape[..] {
+            [rows, cols] => (rows, cols),
+            _ => (1, 1),
+        };
+        Tensor::from_vec(rows, cols, values).unwrap()
+    }
+
+    fn scalar(&self, name: &str) -> f64 {
+        f64::from(self.tensor(name).data()[0])
+    }
+
+    /// The ids of both sequences.
+    fn ids(&self) -> [Vec<u32>; 2] {
+        [0, 1].map(|i| {
+            self.ints(&format!("ids.{i}"))
+                .iter()
+                .map(|id| *id as u32)
+                .collect()
+        })
+    }
+
+    /// Both sequences packed, with their labels.
+    fn batch(&self) -> TrainBatch {
+        let ids = self.ids();
+        let sequences = Sequences::from_lengths(&[ids[0].len(), ids[1].len()]).unwrap();
+        let labels = [0, 1].map(|i| self.ints(&format!("labels.{i}")));
+        let targets = labels
+            .concat()
+            .into_iter()
+            .enumerate()
+            .filter(|(_, label)| *label >= 0);
+        let targets = targets
+            .map(|(position, label)| (position, label as u32))
+            .collect();
+        TrainBatch {
+            ids: ids.concat(),
+            sequences,
+            targets,
+        }
+    }
+}
+
+fn load(model: &str, quantization: Quantization, compute: Compute) -> Llama {
+    let checkpoint = Checkpoint::open(&fixtures().join(model)).unwrap();
+    let config = ModelConfig {
+        quantization,
+        compute,
+        ..Default::default()
+    };
+    Llama::load(&checkpoint, &config, &mut |_, _| ()).unwrap()
+}
+
+fn max_error(left: &Tensor, right: &Tensor) -> f32 {
+    assert_eq!(left.shape(), right.shape());
+    left.data()
+        .iter()
+        .zip(right.data())
+        .map(|(l, r)| (l - r).abs())
+        .fold(0.0, f32::max)
+}
+
+/// Packed logits of both sequences against the golden ones of each alone.
+fn logits_error(llama: &Llama, adapter: Option<&Adapter>, golden: &Golden, name: &str) -> f32 {
+    let batch = golden.batch();
+    let all: Vec<usize> = (0..batch.ids.len()).collect();
+    let logits = llama
+        .logits_at(adapter, &batch.ids, &batch.sequences, &all)
+        .unwrap();
+    let ranges = batch.sequences.ranges().enumerate();
+    ranges
+        .map(|(i, range)| {
+            let part = logits.gather_rows(&range.collect::<Vec<_>>()).unwrap();
+            max_error(&part, &golden.tensor(&format!("{name}.{i}")))
+        })
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn logits_equal_pytorch() {
+    for model in MODELS {
+        let golden = Golden::open(fixtures().join(model).join("golden.safetensors"));
+        let exact = load(model, Quantization::None, Compute::F32);
+        assert!(
+            logits_error(&exact, None, &golden, "logits") < 2e-5,
+            "{model}"
+        );
+        let adapter = peft::load(&fixtures().join(model).join("adapter"), exact.config()).unwrap();
+        assert!(
+            logits_error(&exact, Some(&adapter), &golden, "lora_logits") < 5e-5,
+            "{model} LoRA"
+        );
+        let int8 = load(model, Quantization::Int8, Compute::F32);
+        let error = logits_error(&int8, None, &golden, "int8_logits");
+        assert!(error < 2e-5, "{model} int8: {error}");
+        if rag_tune_kernels::Compute::Bf16.is_supported() {
+            let bf16 = load(model, Quantization::Int8, Compute::Bf16);
+            let error = logits_error(&bf16, None, &golden, "int8_logits");
+            assert!(error < 0.1, "{model} int8 in bf16: {error}");
+        }
+    }
+}
+
+fn gradient(
+    llama: &Llama,
+    adapter: &Adapter,
+    batch: &TrainBatch,
+    keep: Keep,
+) -> (f64, AdapterGradient) {
+    let mut gradient = adapter.zero_gradient();
+    let gradient_scale = 1.0 / batch.targets.len() as f32;
+    let options = PassOptions {
+        keep,
+        dropout: None,
+        gradient_scale,
+    };
+    let loss = llama
+        .forward_backward(adapter, batch, &options, &mut gradient)
+        .unwrap();
+    (loss / batch.targets.len() as f64, gradient)
+}
+
+fn golden_gradient(model: &str, adapter: &Adapter) -> AdapterGradient {
+    let mut gradient = adapter.zero_gradient();
+    peft::read_factors(
+        &fixtures().join(model).join("gradients.safetensors"),
+        &mut gradient.layers,
+    )
+    .unwrap();
+    gradient
+}
+
+/// `|left - right| / |right|` over all values.
+fn relative_error(left: &AdapterGradient, right: &AdapterGradient) -> f64 {
+    let mut difference = left.clone();
+    for (place, factors) in &mut difference.layers {
+        for (tensor, other) in [
+            (&mut factors.a, &right.layers[place].a),
+            (&mut factors.b, &right.layers[place].b),
+        ] {
+            tensor
+                .data_mut()
+                .iter_mut()
+                .zip(other.data())
+                .for_each(|(l, r)| *l -= r);
+        }
+    }
+    difference.norm() / right.norm()
+}
+
+#[test]
+fn loss_and_gradients_equal_pytorch() {
+    for model in MODELS {
+        let golden = Golden::open(fixtures().join(model).join("golden.safetensors"));
+        let llama = load(model, Quantization::None, Compute::F32);
+        let adapter = peft::load(&fixtures().join(model).join("adapter"), llama.config()).unwrap();
+        let expected = golden_gradient(model, &adapter);
+        for keep in [Keep::Selective, Keep::BlockInput] {
+            let (loss, gradient) = gradient(&llama, &adapter, &golden.batch(), keep);
+            assert!(
+                (loss - golden.scalar("lora_loss")).abs() < 1e-5,
+                "{model}: loss {loss}"
+            );
+            for (place, factors) in &expected.layers {
+                let ours = &gradient.layers[place];
+                assert!(
+                    max_error(&ours.a, &factors.a) < 1e-5,
+                    "{model} {keep:?} {place:?} A"
+                );
+                assert!(
+                    max_error(&ours.b, &factors.b) < 1e-5,
+                    "{model} {keep:?} {place:?} B"
+                );
+            }
+            assert!(
+                relative_error(&gradient, &expected) < 1e-5,
+                "{model} {keep:?}"
+            );
+        }
+        if rag_tune_kernels::Compute::Bf16.is_supported() {
+            let bf16 = load(model, Quantization::None, Compute::Bf16);
+            let (_, gradient) = gradient(&bf16, &adapter, &golden.batch(), Keep::Selective);
+            let error = relative_error(&gradient, &expected);
+            assert!(error < 0.02, "{model} in bf16: {error}");
+        }
+    }
+}
+
+#[test]
+fn accumulated_micro_batches_equal_one_batch() {
+    let llama = load("tiny_tied", Quantization::Int8, Compute::F32);
+    let golden = Golden::open(fixtures().join("tiny_tied/golden.safetensors"));
+    let adapter = peft::load(&fixtures().join("tiny_tied/adapter"), llama.config()).unwrap();
+    let whole = golden.batch();
+    let (_, expected) = gradient(&llama, &adapter, &whole, Keep::Selective);
+    let mut summed = adapter.zero_gradient();
+    for range in whole.sequences.ranges() {
+        let inside = whole
+            .targets
+            .iter()
+            .filter(|(position, _)| range.contains(position));
+        let part = TrainBatch {
+            ids: whole.ids[range.clone()].to_vec(),
+            sequences: Sequences::from_lengths(&[range.len()]).unwrap(),
+            targets: inside
+                .map(|(position, label)| (position - range.start, *label))
+                .collect(),
+        };
+        // By the tokens of the whole step, not of the micro-batch: they differ in length.
+        let gradient_scale = 1.0 / whole.targets.len() as f32;
+        let options = PassOptions {
+            keep: Keep::Selective,
+            dropout: None,
+            gradient_scale,
+        };
+        llama
+            .forward_backward(&adapter, &part, &options, &mut summed)
+            .unwrap();
+    }
+    let error = relative_error(&summed, &expected);
+    // Sums in another order; the gradient cancels to about a tenth of its terms.
+    assert!(error < 5e-6, "{error}");
+}
+
+#[test]
+fn a_fresh_adapter_is_exactly_the_base_model() {
+    let llama = load("tiny_untied", Quantization::Int8, Compute::F32);
+    let golden = Golden::open(fixtures().join("tiny_untied/golden.safetensors"));
+    let adapter = Adapter::new(
+        llama.config(),
+        4,
+        8.0,
+        rag_tune_model::lora::Projection::ALL,
+        7,
+    );
+    let batch = golden.batch();
+    let all: Vec<usize> = (0..batch.ids.len()).collect();
+    let with = llama
+        .logits_at(Some(&adapter), &batch.ids, &batch.sequences, &all)
+        .unwrap();
+    let without = llama
+        .logits_at(None, &batch.ids, &batch.sequences, &all)
+        .unwrap();
+    assert_eq!(with, without);
+}
+
+#[test]
+fn an_adapter_survives_the_disk() {
+    let llama = load("tiny_tied", Quantization::Int8, Compute::F32);
+    let adapter = peft::load(&fixtures().join("tiny_tied/adapter"), llama.config()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join(peft::WEIGHTS_FILE),
+        peft::weights_bytes(&adapter).unwrap(),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join(peft::CONFIG_FILE),
+        peft::config_text(&adapter, "tiny", 0.0).unwrap(),
+    )
+    .unwrap();
+    assert_eq!(peft::load(folder.path(), llama.config()).unwrap(), adapter);
+}
+
+#[test]
+fn an_adapter_of_another_shape_is_refused() {
+    let mut config = load("tiny_tied", Quantization::Int8, Compute::F32)
+        .config()
+        .clone();
+    let folder = fixtures().join("tiny_tied/adapter");
+    config.hidden_size = 64;
+    let error = peft::load(&folder, &config).unwrap_err().to_string();
+    assert!(
+        error.contains("does not fit the base model") && error.contains("[4, 32]"),
+        "{error}"
+    );
+    config.hidden_size = 32;
+    config.num_hidden_layers = 3;
+    let error = peft::load(&folder, &config).unwrap_err().to_string();
+    assert!(
+        error.contains("has no tensor `base_model.model.model.layers.2."),
+        "{error}"
+    );
+    config.num_hidden_layers = 1;
+    let error = peft::load(&folder, &config).unwrap_err().to_string();
+    assert!(error.contains("holds 28 tensors"), "{error}");
+}
