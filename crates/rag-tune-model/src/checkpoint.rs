@@ -1,0 +1,244 @@
+//! A checkpoint on disk, behind one interface: Hugging Face tensor names,
+//! row-major f32, whatever the file format and precision.
+//!
+//! - [`Checkpoint::open`] finds the weights and reads every header, so that a
+//!   truncated file is noticed before minutes of loading.
+//! - `safetensors.rs` and `gguf.rs` hold one format each, memory-mapped: a
+//!   tensor costs memory only while somebody holds its values.
+//! - `fingerprint.rs` says whether two checkpoints hold the same weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, LlamaConfig};
+use crate::error::ModelError;
+use crate::tokenizer::Tokenizer;
+
+mod fingerprint;
+mod gguf;
+mod gguf_names;
+mod mapped_file;
+mod safetensors;
+
+use self::gguf::GgufFile;
+use self::safetensors::SafetensorsFiles;
+
+/// An opened checkpoint. Cheap to open and to keep; shareable between threads.
+#[derive(Debug)]
+pub struct Checkpoint {
+    weights: Weights,
+    config: LlamaConfig,
+    fingerprint: String,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Safetensors {
+        folder: PathBuf,
+        files: SafetensorsFiles,
+    },
+    Gguf(GgufFile),
+}
+
+/// A tensor as it lies in a file.
+struct StoredTensor<'a> {
+    name: &'a str,
+    dtype: String,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+impl Checkpoint {
+    /// Opens a folder (safetensors first, else its one .gguf) or a .gguf file.
+    ///
+    /// # Errors
+    /// No or several candidates, an unreadable, truncated or corrupt file, a
+    /// configuration that is not a Llama or needs what is not supported.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let kind = fs::metadata(path).map_err(ModelError::io(path))?;
+        if !kind.is_dir() {
+            return Self::open_gguf(path);
+        }
+        match SafetensorsFiles::open(path)? {
+            Some(files) => Self::open_safetensors(path, files),
+            None => Self::open_gguf(&only_gguf(path)?),
+        }
+    }
+
+    fn open_safetensors(folder: &Path, files: SafetensorsFiles) -> Result<Self, ModelError> {
+        let config_path = folder.join("config.json");
+        let text = fs::read_to_string(&config_path).map_err(ModelError::io(&config_path))?;
+        let config = config::from_config_json(&config_path, &text)?;
+        let fingerprint = fingerprint::fingerprint(&config, files.stored_tensors());
+        let weights = Weights::Safetensors {
+            folder: folder.to_owned(),
+            files,
+        };
+        Ok(Self {
+            weights,
+            config,
+            fingerprint,
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        let file = GgufFile::open(path)?;
+        let config = file.config()?;
+        let fingerprint = fingerprint::fingerprint(&config, file.stored_tensors());
+        Ok(Self {
+            weights: Weights::Gguf(file),
+            config,
+            fingerprint,
+        })
+    }
+
+    /// Shape and constants of the model.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Identity of the weights: `sha256:` over the configuration, every
+    /// tensor's name, type and shape, and a sample of every tensor's bytes.
+    ///
+    /// The same weights give the same fingerprint wherever they lie and
+    /// however they are sharded; another precision is another fingerprint. A
+    /// change of single values between the samples goes unnoticed: it tells
+    /// models apart, and does not detect a damaged file.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The folder or file that holds the weights.
+    pub fn path(&self) -> &Path {
+        match &self.weights {
+            Weights::Safetensors { folder, .. } => folder,
+            Weights::Gguf(file) => file.path(),
+        }
+    }
+
+    /// A name for messages: the hub id where the path shows it (a hub cache),
+    /// else the folder's or file's own name.
+    pub fn name(&self) -> String {
+        let path = self.path();
+        let cached = path
+            .ancestors()
+            .filter_map(Path::file_name)
+            .find_map(|part| {
+                let id = part.to_str()?.strip_prefix("models--")?;
+                Some(id.replacen("--", "/", 1))
+            });
+        let own = || match &self.weights {
+            Weights::Safetensors { .. } => path.file_name(),
+            Weights::Gguf(_) => path.file_stem(),
+        };
+        cached
+            .or_else(|| own().map(|name| name.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| path.display().to_string())
+    }
+
+    /// The values of the tensor `hf_name`, row-major, widened to f32.
+    ///
+    /// `shape` is what the caller's configuration asks for: `[out, in]` for a
+    /// linear, `[vocab, hidden]` for the embedding, `[hidden]` for a norm. The
+    /// rows of `q_proj` and `k_proj` are in Hugging Face's order (RoPE turns a
+    /// head's first half against its second), also from a GGUF.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`], [`ModelError::Shape`],
+    /// [`ModelError::Unsupported`] for a type that is not a plain float, and
+    /// what the file itself may be guilty of.
+    pub fn tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => files.tensor(hf_name, shape),
+            Weights::Gguf(file) => file.tensor(hf_name, shape, &self.config),
+        }
+    }
+
+    /// The tokenizer: from a tokenizer.json beside the weights, else from the
+    /// GGUF's metadata.
+    pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
+        let (folder, gguf) = match &self.weights {
+            Weights::Safetensors { folder, .. } => (Some(folder.as_path()), None),
+            Weights::Gguf(file) => (file.path().parent(), Some(file)),
+        };
+        let file = folder
+            .map(|folder| folder.join("tokenizer.json"))
+            .filter(|file| file.exists());
+        let tokenizer = match (file, gguf) {
+            (Some(file), _) => Tokenizer::from_file(&file)?,
+            (None, Some(gguf)) => Tokenizer::from_gguf_metadata(gguf.path(), gguf.metadata())?,
+            (None, None) => {
+                return Err(ModelError::tokenizer(
+                    self.path(),
+                    "no tokenizer.json in the folder",
+                ));
+            }
+        };
+        // Added tokens are left out: CodeLlama-7b-Python's tokenizer has four
+        // more of them than its embedding has rows.
+        if tokenizer.base_vocab_size() > self.config.vocab_size {
+            let detail = format!(
+                "{} tokens, but the model's embedding has {} rows",
+                tokenizer.base_vocab_size(),
+                self.config.vocab_size
+            );
+            return Err(ModelError::tokenizer(self.path(), detail));
+        }
+        Ok(tokenizer)
+    }
+}
+
+/// The one .gguf file of `folder`.
+fn only_gguf(folder: &Path) -> Result<PathBuf, ModelError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(ModelError::io(folder))? {
+        let path = entry.map_err(ModelError::io(folder))?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.len() {
+        0 => Err(ModelError::NoWeights {
+            path: folder.to_owned(),
+        }),
+        1 => Ok(files.remove(0)),
+        _ => Err(ModelError::SeveralGguf {
+            path: folder.to_owned(),
+            files: files
+                .iter()
+                .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+                .collect(),
+        }),
+    }
+}
+
+/// Refuses a tensor whose shape is not the one that the configuration implies.
+fn check_shape(
+    path: &Path,
+    name: &str,
+    expected: &[usize],
+    got: &[usize],
+) -> Result<(), ModelError> {
+    if expected == got {
+        return Ok(());
+    }
+    let axes = match expected.len() {
+        1 => "hidden",
+        _ if name.contains("embed") || name.contains("lm_head") => "vocab, hidden",
+        _ => "out, in",
+    };
+    Err(ModelError::Shape {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        axes,
+        expected: expected.to_vec(),
+        got: got.to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! Safetensors: `model.safetensors`, or the shards that
+//! `model.safetensors.index.json` lists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::TensorInfo;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::Deserialize;
+
+use super::mapped_file::MappedFile;
+use super::{StoredTensor, check_shape};
+use crate::error::ModelError;
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Length of the number that precedes the header.
+const HEADER_LENGTH_BYTES: usize = 8;
+
+/// All safetensors files of a folder.
+#[derive(Debug)]
+pub(super) struct SafetensorsFiles {
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, Location>,
+    folder_or_file: std::path::PathBuf,
+}
+
+#[derive(Debug)]
+struct Location {
+    /// Index into `files`.
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Where the data lies in the file.
+    bytes: std::ops::Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    /// Tensor name to file name.
+    weight_map: BTreeMap<String, String>,
+}
+
+impl SafetensorsFiles {
+    /// `None` where the folder has no safetensors at all.
+    pub fn open(folder: &Path) -> Result<Option<Self>, ModelError> {
+        let single = folder.join(SINGLE_FILE);
+        if single.exists() {
+            let mut all = Self::empty(&single);
+            all.add_file(&single)?;
+            return Ok(Some(all));
+        }
+        let index = folder.join(INDEX_FILE);
+        if index.exists() {
+            return Self::open_shards(folder, &index).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn empty(folder_or_file: &Path) -> Self {
+        Self {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            folder_or_file: folder_or_file.to_owned(),
+        }
+    }
+
+    fn open_shards(folder: &Path, index_path: &Path) -> Result<Self, ModelError> {
+        let text = fs::read_to_string(index_path).map_err(ModelError::io(index_path))?;
+        let index: ShardIndex =
+            serde_json::from_str(&text).map_err(|error| ModelError::corrupt(index_path, error))?;
+        let shards: BTreeSet<&String> = index.weight_map.values().collect();
+        let mut all = Self::empty(folder);
+        for shard in shards {
+            if Path::new(shard).file_name() != Some(shard.as_ref()) {
+                let detail = format!("the shard `{shard}` is not a plain file name");
+                return Err(ModelError::corrupt(index_path, detail));
+            }
+            all.add_file(&folder.join(shard))?;
+        }
+        for (name, shard) in index.weight_map {
+            if !all.tensors.contains_key(&name) {
+                return Err(ModelError::MissingTensor {
+                    path: folder.join(shard),
+                    name,
+                });
+            }
+        }
+        Ok(all)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
+        let file = MappedFile::open(path)?;
+        let (header_bytes, header) = SafeTensors::read_metadata(file.bytes())
+            .map_err(|error| header_error(path, file.bytes().len(), error))?;
+        let data_start = HEADER_LENGTH_BYTES + header_bytes;
+        for (name, info) in header.tensors() {
+            let TensorInfo {
+                dtype,
+                shape,
+                data_offsets: (start, end),
+            } = info.clone();
+            // In bounds: `read_metadata` checks that the offsets follow each
+            // other and end exactly where the file does.
+            let bytes = data_start + start..data_start + end;
+            let location = Location {
+                file: self.files.len(),
+                dtype,
+                shape,
+                bytes,
+            };
+            self.tensors.insert(name, location);
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// See [`super::Checkpoint::tensor`].
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let Some(location) = self.tensors.get(name) else {
+            let path = self.folder_or_file.clone();
+            return Err(ModelError::MissingTensor {
+                path,
+                name: name.to_owned(),
+            });
+        };
+        let path = self.files[location.file].path();
+        check_shape(path, name, shape, &location.shape)?;
+        let bytes = self.bytes(location);
+        match location.dtype {
+            Dtype::F32 => Ok(widen(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(widen(bytes, |value| f16::from_le_bytes(value).to_f32())),
+            Dtype::BF16 => Ok(widen(bytes, |value| bf16::from_le_bytes(value).to_f32())),
+            other => Err(ModelError::Unsupported {
+                path: path.to_owned(),
+                feature: format!("tensors of type {other:?} (`{name}`)"),
+            }),
+        }
+    }
+
+    /// Every tensor, ordered by name.
+    pub fn stored_tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
+        self.tensors.iter().map(|(name, location)| StoredTensor {
+            name,
+            dtype: format!("{:?}", location.dtype),
+            shape: location.shape.clone(),
+            bytes: self.bytes(location),
+        })
+    }
+
+    fn bytes(&self, location: &Location) -> &[u8] {
+        &self.files[location.file].bytes()[location.bytes.clone()]
+    }
+}
+
+/// Little-endian values of `SIZE` bytes each, as f32.
+fn widen<const SIZE: usize>(bytes: &[u8], value: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+    bytes
+        .as_chunks::<SIZE>()
+        .0
+        .iter()
+        .map(|chunk| value(*chunk))
+        .collect()
+}
+
+/// Tells a file that ends too early from one that is damaged otherwise.
+fn header_error(path: &Path, file_bytes: usize, error: SafeTensorError) -> ModelError {
+    use SafeTensorError as E;
+    match error {
+        E::HeaderTooSmall | E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
+            ModelError::Truncated {
+                path: path.to_owned(),
+                detail: format!(
+                    "its {file_bytes} bytes are not what its header promises ({error})"
+                ),
+            }
+        }
+        other => ModelError::corrupt(path, format!("its header cannot be read ({other})")),
+    }
+}

@@ -1,0 +1,197 @@
+//! The `[model]` section, and the shape of a Llama as its checkpoint states it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ModelError;
+
+mod gguf;
+mod hugging_face;
+
+pub(crate) use gguf::{GgufTensors, from_gguf_metadata};
+pub(crate) use hugging_face::{from_config_json, token_ids};
+
+/// `[model]`: the frozen base model and how it is held and computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The base model: a hub id, a folder, or a .gguf file.
+    pub base: String,
+    /// How the block linears are held in memory: `int8` or `none`.
+    pub quantization: Quantization,
+    /// Where the model runs: `auto` or `cpu`.
+    pub device: Device,
+    /// Arithmetic of the blocks: `auto`, `f32` or `bf16`.
+    pub compute: Compute,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            base: "codellama/CodeLlama-7b-hf".to_owned(),
+            quantization: Quantization::Int8,
+            device: Device::Auto,
+            compute: Compute::Auto,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Every problem of the section, each naming its key.
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.base.trim().is_empty() {
+            problems.push("`model.base` must name a hub id, a folder or a .gguf file".to_owned());
+        }
+        problems
+    }
+}
+
+/// How the weights of the block linears are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// As 16- or 32-bit floating point numbers.
+    None,
+    /// As int8 codes with one scale per output row (row-wise absmax).
+    #[default]
+    Int8,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The best device that is there.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// Arithmetic of the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compute {
+    /// The quickest that passes the accuracy tests on the device.
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16 products, summed in f32.
+    Bf16,
+}
+
+/// Shape and constants of a Llama, from config.json or GGUF metadata.
+///
+/// Names are config.json's. Reading it refuses, by name, whatever this
+/// crate's Llama does not compute (RoPE scaling, attention bias, ...).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LlamaConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width between `up_proj` and `down_proj`.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides the query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; even, because RoPE turns pairs.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f32,
+    /// Base of the RoPE frequencies.
+    pub rope_theta: f32,
+    /// Longest sequence that the model was made for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Whether the output layer is the embedding.
+    pub tie_word_embeddings: bool,
+    /// The token that begins a sequence, if the model has one.
+    pub bos_token_id: Option<u32>,
+    /// The tokens that end a generation; may be empty.
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl LlamaConfig {
+    /// Refuses shapes that no Llama can have. `path` is the file to blame.
+    fn check(self, path: &Path) -> Result<Self, ModelError> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (name, size) in sizes {
+            if size == 0 || size > MAX_SIZE {
+                return Err(ModelError::config(
+                    path,
+                    format!("`{name}` = {size} is impossible"),
+                ));
+            }
+        }
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
+            return Err(ModelError::config(
+                path,
+                format!(
+                    "`num_key_value_heads` = {} does not divide `num_attention_heads` = {}",
+                    self.num_key_value_heads, self.num_attention_heads
+                ),
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            let detail = format!("`head_dim` = {} is odd; RoPE needs pairs", self.head_dim);
+            return Err(ModelError::config(path, detail));
+        }
+        for (name, value) in [
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                let detail = format!("`{name}` = {value} must be a positive number");
+                return Err(ModelError::config(path, detail));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// No real model has an axis this long, and products of three such numbers
+/// stay far inside `usize`: a corrupt file cannot overflow the arithmetic.
+const MAX_SIZE: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_base_is_a_named_problem() {
+        let config = ModelConfig {
+            base: " ".to_owned(),
+            ..ModelConfig::default()
+        };
+        assert!(config.validate()[0].contains("`model.base`"));
+        assert!(ModelConfig::default().validate().is_empty());
+    }
+
+    #[test]
+    fn names_in_toml_are_snake_case() {
+        let config: ModelConfig =
+            serde_json::from_str(r#"{"quantization": "none", "compute": "bf16", "device": "cpu"}"#)
+                .unwrap();
+        assert_eq!(config.quantization, Quantization::None);
+        assert_eq!(config.compute, Compute::Bf16);
+        assert!(serde_json::from_str::<ModelConfig>(r#"{"quantisation": "none"}"#).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! A tokenizer from tokenizer.json, with the special tokens that its
+//! neighbours name.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{SpecialTokens, Tokenizer};
+use crate::config::token_ids;
+use crate::error::ModelError;
+
+/// tokenizer_config.json, as far as it concerns us.
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    bos_token: Option<TokenText>,
+    eos_token: Option<TokenText>,
+    add_bos_token: Option<bool>,
+}
+
+/// A token is written as its text, or as an object with its text.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenText {
+    Plain(String),
+    Described { content: String },
+}
+
+/// config.json and generation_config.json, as far as they concern us.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TokenIds {
+    bos_token_id: Value,
+    eos_token_id: Value,
+}
+
+impl Tokenizer {
+    /// Reads a tokenizer.json. Beside it, tokenizer_config.json,
+    /// generation_config.json and config.json name BOS and EOS; each may be
+    /// absent, as long as one names an EOS.
+    pub fn from_file(path: &Path) -> Result<Self, ModelError> {
+        let bytes = fs::read(path).map_err(ModelError::io(path))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| ModelError::tokenizer(path, error))?;
+        let special = special_tokens(path, &mut inner)?;
+        Self::new(inner, path, special)
+    }
+}
+
+fn special_tokens(
+    path: &Path,
+    inner: &mut tokenizers::Tokenizer,
+) -> Result<SpecialTokens, ModelError> {
+    let config: TokenizerConfig = read_neighbour(path, "tokenizer_config.json")?;
+    let model: TokenIds = read_neighbour(path, "config.json")?;
+    let generation: TokenIds = read_neighbour(path, "generation_config.json")?;
+
+    let id_of = |token: Option<TokenText>| token.and_then(|token| inner.token_to_id(token.text()));
+    let mut eos_ids: Vec<u32> = id_of(config.eos_token).into_iter().collect();
+    for value in [&generation.eos_token_id, &model.eos_token_id] {
+        for id in token_ids(value).unwrap_or_default() {
+            if !eos_ids.contains(&id) {
+                eos_ids.push(id);
+            }
+        }
+    }
+    let named_bos =
+        id_of(config.bos_token).or_else(|| token_ids(&model.bos_token_id)?.first().copied());
+    let prefix = added_prefix(inner).map_err(|error| ModelError::tokenizer(path, error))?;
+    // tokenizer_config.json has the last word, as in transformers.
+    let adds_bos = config.add_bos_token.unwrap_or(prefix.is_some());
+    Ok(SpecialTokens {
+        bos_id: named_bos.or(prefix),
+        adds_bos,
+        eos_ids,
+    })
+}
+
+/// The token that the post-processor puts before a text, if any.
+fn added_prefix(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u32>> {
+    let plain = inner.encode_fast("a", false)?;
+    let processed = inner.encode_fast("a", true)?;
+    Ok(match processed.get_ids() {
+        [first, rest @ ..] if rest.starts_with(plain.get_ids()) => Some(*first),
+        _ => None,
+    })
+}
+
+/// A JSON file in the folder of `path`; its default where there is none.
+fn read_neighbour<T: Default + for<'de> Deserialize<'de>>(
+    path: &Path,
+    name: &str,
+) -> Result<T, ModelError> {
+    let neighbour = path.with_file_name(name);
+    if !neighbour.exists() {
+        return Ok(T::default());
+    }
+    let text = fs::read_to_string(&neighbour).map_err(ModelError::io(&neighbour))?;
+    serde_json::from_str(&text).map_err(|error| ModelError::config(&neighbour, error))
+}
+
+impl TokenText {
+    fn text(&self) -> &str {
+        match self {
+            Self::Plain(text) | Self::Described { content: text } => text,
+        }
+    }
+}

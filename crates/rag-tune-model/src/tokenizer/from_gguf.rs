@@ -1,0 +1,142 @@
+//! A tokenizer from the vocabulary that a GGUF carries.
+//!
+//! Byte-level BPE only (`tokenizer.ggml.model` = `gpt2`), with the
+//! pre-tokenizers that are checked against the originals. A SentencePiece
+//! vocabulary (`llama`) is refused: its scores do not give the merges of the
+//! original tokenizer.json.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::{AddedToken, PreTokenizerWrapper};
+
+use super::{SpecialTokens, Tokenizer};
+use crate::error::ModelError;
+use crate::gguf_metadata::GgufMetadata;
+
+/// Values of `tokenizer.ggml.token_type`.
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
+
+impl Tokenizer {
+    /// Builds the tokenizer that `tokenizer.ggml.*` in the metadata of the
+    /// GGUF at `path` describes.
+    pub fn from_gguf_metadata(
+        path: &Path,
+        metadata: &HashMap<String, Value>,
+    ) -> Result<Self, ModelError> {
+        let metadata = GgufMetadata {
+            path,
+            values: metadata,
+        };
+        match required(&metadata, "tokenizer.ggml.model", GgufMetadata::text)? {
+            "gpt2" => {}
+            other => return Err(unsupported(path, "tokenizer.ggml.model", other)),
+        }
+        if metadata
+            .boolean("tokenizer.ggml.add_space_prefix")?
+            .unwrap_or(false)
+        {
+            return Err(unsupported(path, "tokenizer.ggml.add_space_prefix", "true"));
+        }
+        let tokens = required(&metadata, "tokenizer.ggml.tokens", GgufMetadata::texts)?;
+        let mut inner = tokenizers::Tokenizer::new(byte_level_bpe(&metadata, &tokens)?);
+        inner.with_pre_tokenizer(Some(pre_tokenizer(&metadata)?));
+        // Prefix space and trimming concern encoding; a decoder ignores them.
+        inner.with_decoder(Some(ByteLevel::default()));
+        add_tokens(&mut inner, &metadata, &tokens)?;
+        let special = SpecialTokens {
+            bos_id: metadata.number("tokenizer.ggml.bos_token_id")?,
+            // A byte-level BPE adds none unless the file says so.
+            adds_bos: metadata
+                .boolean("tokenizer.ggml.add_bos_token")?
+                .unwrap_or(false),
+            eos_ids: metadata.eos_token_ids()?,
+        };
+        Self::new(inner, path, special)
+    }
+}
+
+fn byte_level_bpe(metadata: &GgufMetadata<'_>, tokens: &[&str]) -> Result<BPE, ModelError> {
+    let mut vocab = HashMap::with_capacity(tokens.len());
+    for (id, token) in (0_u32..).zip(tokens) {
+        if vocab.insert((*token).to_owned(), id).is_some() {
+            return Err(ModelError::tokenizer(
+                metadata.path,
+                format!("the token `{token}` occurs twice"),
+            ));
+        }
+    }
+    let merges = required(metadata, "tokenizer.ggml.merges", GgufMetadata::texts)?
+        .into_iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+            None => Err(ModelError::tokenizer(
+                metadata.path,
+                format!("the merge `{merge}` is not two tokens"),
+            )),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    BPE::builder()
+        .vocab_and_merges(
+            vocab
+                .into_iter()
+                .collect::<tokenizers::models::bpe::Vocab>(),
+            merges,
+        )
+        .build()
+        .map_err(|error| ModelError::tokenizer(metadata.path, error))
+}
+
+/// `tokenizer.ggml.pre` names how text is cut before the merges apply.
+fn pre_tokenizer(metadata: &GgufMetadata<'_>) -> Result<PreTokenizerWrapper, ModelError> {
+    let byte_level = ByteLevel::new(false, true, true);
+    match required(metadata, "tokenizer.ggml.pre", GgufMetadata::text)? {
+        "gpt-2" => Ok(byte_level.into()),
+        "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), byte_level.into()]).into()),
+        other => Err(unsupported(metadata.path, "tokenizer.ggml.pre", other)),
+    }
+}
+
+/// Control and user-defined tokens are found in a text before it is cut.
+fn add_tokens(
+    inner: &mut tokenizers::Tokenizer,
+    metadata: &GgufMetadata<'_>,
+    tokens: &[&str],
+) -> Result<(), ModelError> {
+    let types = required(
+        metadata,
+        "tokenizer.ggml.token_type",
+        GgufMetadata::numbers::<u64>,
+    )?;
+    if types.len() != tokens.len() {
+        let detail = format!("{} tokens but {} token types", tokens.len(), types.len());
+        return Err(ModelError::tokenizer(metadata.path, detail));
+    }
+    let added = tokens.iter().zip(types).filter_map(|(token, kind)| {
+        let special = kind == CONTROL;
+        let wanted = special || kind == USER_DEFINED;
+        wanted.then(|| AddedToken::from((*token).to_owned(), special).normalized(false))
+    });
+    inner
+        .add_tokens(added)
+        .map_err(|error| ModelError::tokenizer(metadata.path, error))?;
+    Ok(())
+}
+
+fn required<'a, T>(
+    metadata: &GgufMetadata<'a>,
+    key: &str,
+    read: impl Fn(&GgufMetadata<'a>, &str) -> Result<Option<T>, ModelError>,
+) -> Result<T, ModelError> {
+    read(metadata, key)?.ok_or_else(|| metadata.absent(key))
+}
+
+fn unsupported(path: &Path, key: &str, value: &str) -> ModelError {
+    ModelError::tokenizer(path, format!("`{key}` = `{value}` is not supported"))
+}

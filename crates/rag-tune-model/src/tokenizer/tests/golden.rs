@@ -1,0 +1,143 @@
+//! The ids of the original tokenizers (`scripts/golden_tokens.py`) on every
+//! text of the data sets.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::mirror::mirror_with;
+
+#[derive(Deserialize)]
+struct Golden {
+    models: Vec<GoldenModel>,
+}
+
+#[derive(Deserialize)]
+struct GoldenModel {
+    model: String,
+    files: Vec<GoldenFile>,
+    examples: Vec<Example>,
+}
+
+#[derive(Deserialize)]
+struct GoldenFile {
+    path: String,
+    texts: usize,
+    tokens: usize,
+    sha256: String,
+}
+
+#[derive(Deserialize)]
+struct Example {
+    text: String,
+    ids: Vec<u32>,
+}
+
+/// Ends the ids of each text in the hash, as the script does.
+const END_OF_TEXT: u32 = u32::MAX;
+
+#[test]
+fn smollm2_from_its_gguf_gives_the_original_ids() {
+    let Some((mirror, golden)) = golden("SmolLM2-135M-Instruct") else {
+        return;
+    };
+    let checkpoint = Checkpoint::open(&mirror.join(&golden.model)).unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    assert_eq!(
+        (tokenizer.bos_id(), tokenizer.eos_ids()),
+        (Some(1), [2].as_slice())
+    );
+    assert_golden(&tokenizer, &mirror, &golden);
+}
+
+#[test]
+fn code_llama_from_its_tokenizer_json_gives_the_original_ids() {
+    let Some((mirror, golden)) = golden("CodeLlama-7b-Python-hf") else {
+        return;
+    };
+    let file = mirror.join(&golden.model).join("tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&file).unwrap();
+    assert_eq!(
+        (tokenizer.bos_id(), tokenizer.eos_ids()),
+        (Some(1), [2].as_slice())
+    );
+    assert_golden(&tokenizer, &mirror, &golden);
+    assert_prompts_and_answers_part_cleanly(&tokenizer);
+}
+
+fn golden(model: &str) -> Option<(PathBuf, GoldenModel)> {
+    let fixture = "../../tests/fixtures/model/golden_tokens.json";
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).unwrap();
+    let golden: Golden = serde_json::from_str(&text).unwrap();
+    let golden = golden
+        .models
+        .into_iter()
+        .find(|golden| golden.model.ends_with(model))
+        .unwrap();
+    Some((mirror_with(&golden.model)?, golden))
+}
+
+fn assert_golden(tokenizer: &Tokenizer, mirror: &Path, golden: &GoldenModel) {
+    for Example { text, ids } in &golden.examples {
+        assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
+    }
+    for file in &golden.files {
+        let data = fs::read_to_string(mirror.join("datasets").join(&file.path)).unwrap();
+        let lines: Vec<&str> = data.lines().collect();
+        let encoded: Vec<Vec<u32>> = lines
+            .par_iter()
+            .flat_map_iter(|line| texts(line))
+            .map(|text| tokenizer.encode(&text).unwrap())
+            .collect();
+        let mut hash = Sha256::new();
+        for id in encoded
+            .iter()
+            .flat_map(|ids| ids.iter().chain([&END_OF_TEXT]))
+        {
+            hash.update(id.to_le_bytes());
+        }
+        let sha256: String = hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let tokens: usize = encoded.iter().map(Vec::len).sum();
+        assert_eq!(
+            (encoded.len(), tokens),
+            (file.texts, file.tokens),
+            "{}",
+            file.path
+        );
+        assert_eq!(sha256, file.sha256, "{}", file.path);
+    }
+}
+
+/// Every text field of a row, and all of them in one text.
+fn texts(line: &str) -> Vec<String> {
+    let row: serde_json::Map<String, Json> = serde_json::from_str(line).unwrap();
+    let mut fields: Vec<String> = row
+        .values()
+        .filter_map(Json::as_str)
+        .map(str::to_owned)
+        .collect();
+    fields.push(fields.join("\n\n"));
+    fields
+}
+
+/// SentencePiece puts its space prefix before a text that is tokenised alone,
+/// which is why the two are tokenised jointly.
+fn assert_prompts_and_answers_part_cleanly(tokenizer: &Tokenizer) {
+    let prompt = "### Response:\n";
+    let row = tokenizer
+        .encode_pair(prompt, &format!("{prompt}SELECT 1"))
+        .unwrap();
+    let (before, answer) = row.ids.split_at(row.prompt_len);
+    assert_eq!(before, tokenizer.encode(prompt).unwrap());
+    assert_eq!(tokenizer.decode(answer).unwrap(), "SELECT 1");
+}
