@@ -22,8 +22,15 @@ fn every_format_gives_the_same_values() {
         model.write_safetensors(folder.path(), dtype);
         model.assert_same(&Checkpoint::open(folder.path()).unwrap(), tolerance);
     }
-    // Values are within 0.5, so a step of Q8_0 is at most 0.5 / 127.
-    for (dtype, tolerance) in [("F32", 0.0), ("F16", 1e-3), ("Q8_0", 5e-3)] {
+    // Values are within 0.5 in blocks of 32: Q8_0 steps by at most
+    // 0.5 / 127, Q4_0 by 0.5 / 8 and Q4_1 by 1 / 15.
+    for (dtype, tolerance) in [
+        ("F32", 0.0),
+        ("F16", 1e-3),
+        ("Q8_0", 5e-3),
+        ("Q4_0", 7e-2),
+        ("Q4_1", 7e-2),
+    ] {
         let gguf = folder.path().join(format!("tiny.{dtype}.gguf"));
         model.write_gguf(&gguf, dtype);
         model.assert_same(&Checkpoint::open(&gguf).unwrap(), tolerance);

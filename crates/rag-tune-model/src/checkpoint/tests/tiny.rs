@@ -134,6 +134,8 @@ impl TinyLlama {
             "F32" => GgmlDType::F32,
             "F16" => GgmlDType::F16,
             "Q8_0" => GgmlDType::Q8_0,
+            "Q4_0" => GgmlDType::Q4_0,
+            "Q4_1" => GgmlDType::Q4_1,
             other => panic!("the tests write no {other}"),
         };
         let tensors = self.tensors.iter().map(|(name, tensor)| {
