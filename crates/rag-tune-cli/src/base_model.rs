@@ -1,0 +1,107 @@
+//! The frozen model that a config names, ready to train on or to answer with.
+
+use anyhow::Context;
+use rag_tune_augment::Hub;
+use rag_tune_model::checkpoint::Checkpoint;
+use rag_tune_model::config::ModelConfig;
+use rag_tune_model::llama::Llama;
+use rag_tune_model::lora::Adapter;
+use rag_tune_model::peft;
+use rag_tune_model::tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+use crate::error::InputError;
+use crate::files::write_atomically;
+use crate::output::Output;
+use crate::run_folder::RunFolder;
+
+/// A checkpoint that was found and opened; its weights are not in memory yet.
+#[derive(Debug)]
+pub struct FoundModel {
+    /// Files and identity of the weights.
+    pub checkpoint: Checkpoint,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+impl FoundModel {
+    /// Finds `config.base` and reads everything but the weights, so that mistakes show at once.
+    ///
+    /// # Errors
+    /// When it cannot be found, or is no Llama that we can run.
+    pub fn open(config: &ModelConfig, hub: &Hub) -> anyhow::Result<Self> {
+        let open = || -> anyhow::Result<Self> {
+            let checkpoint = Checkpoint::open(&hub.model(&config.base)?)?;
+            let tokenizer = checkpoint.tokenizer()?;
+            Ok(Self {
+                checkpoint,
+                tokenizer,
+            })
+        };
+        open().with_context(|| format!("cannot open the base model `{}`", config.base))
+    }
+
+    /// Brings the weights into memory.
+    ///
+    /// # Errors
+    /// When a tensor is missing, mis-shaped or truncated.
+    pub fn load(&self, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
+        let progress = out.progress();
+        let mut started = false;
+        let model = Llama::load(&self.checkpoint, config, &mut |done, total| {
+            if !started {
+                progress.start("loading the base model", total as u64);
+                started = true;
+            }
+            progress.move_to(done as u64);
+        });
+        progress.finish();
+        model.with_context(|| format!("cannot load the base model `{}`", config.base))
+    }
+}
+
+/// `base_model.json` beside an adapter: which weights it was trained on. A name can come to mean
+/// other weights; the fingerprint cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseRecord {
+    /// `model.base` of the training run.
+    pub base: String,
+    /// [`Checkpoint::fingerprint`].
+    pub fingerprint: String,
+}
+
+impl BaseRecord {
+    /// Writes it into a run's folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn save(&self, run: &RunFolder) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self).context("cannot write the base's record")?;
+        write_atomically(&run.base_record(), &(text + "\n"))
+    }
+}
+
+/// Loads a run's adapter for `checkpoint`, if it was trained on exactly these weights.
+///
+/// # Errors
+/// When it was not, or its files are damaged.
+pub fn load_adapter(run: &RunFolder, checkpoint: &Checkpoint) -> anyhow::Result<Adapter> {
+    let path = run.base_record();
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    let record: BaseRecord =
+        serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", path.display()))?;
+    if record.fingerprint != checkpoint.fingerprint() {
+        let message = format!(
+            "the adapter in `{}` was trained on another base model: `{}` had other weights than `{}`",
+            run.path().display(),
+            record.base,
+            checkpoint.path().display()
+        );
+        let hint = "set `model.base` to the model that it was trained on, in the same precision";
+        return Err(InputError::new(message, hint).into());
+    }
+    peft::load(run.path(), checkpoint.config())
+        .with_context(|| format!("cannot load the adapter in `{}`", run.path().display()))
+}

@@ -1,0 +1,50 @@
+//! `rag-tune augment`: rows become prompts with retrieved examples.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ConfigArgs, HubArgs};
+use crate::augmentation::{Augmentation, Freshness};
+use crate::output::Output;
+use crate::run_folder::RunFolder;
+
+/// Put retrieved examples into the prompts and write them as JSON lines
+///
+/// Writes DIR/<split>.jsonl for the training and the eval split: the source fields, `inference_prompt`,
+/// `full_prompt`, and `examples` (row of the training split and score). Examples only ever come from the
+/// training split.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rag-tune augment configs/sql_rag1.toml --out augmented --set retrieval.examples=2"
+)]
+pub struct AugmentArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Folder to write [default: OUTPUT/augmented of the config]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Runs the command.
+pub fn augment(args: &AugmentArgs, out: &mut Output) -> anyhow::Result<()> {
+    let config = args.config.load(&[])?.run;
+    let folder = args
+        .out
+        .clone()
+        .unwrap_or_else(|| RunFolder::new(&config.output).augmented());
+    let augmentation = Augmentation {
+        config: &config,
+        splits: &config.splits(),
+        folder: &folder,
+    };
+    if augmentation.ensure(&args.hub.hub(), out)? == Freshness::WasCurrent {
+        out.note("nothing to do: the files were made with these settings");
+    }
+    for split in config.splits() {
+        out.data(&format!("{}\n", augmentation.file(split).display()))?;
+    }
+    Ok(())
+}

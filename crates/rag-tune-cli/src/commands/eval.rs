@@ -1,0 +1,232 @@
+//! `rag-tune eval`: what a trained adapter, or the base model alone, gets right.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use rag_tune_augment::{Hub, RetrievalRecord};
+use rag_tune_eval::ScoreReport;
+use rag_tune_model::config::ModelConfig;
+use rag_tune_model::llama::Llama;
+
+use super::score::percent;
+use super::{HubArgs, Overrides};
+use crate::base_model::{FoundModel, load_adapter};
+use crate::config::{Override, RunConfig};
+use crate::evaluation::{Evaluation, TrainedAdapter};
+use crate::output::{Output, table};
+use crate::run_folder::RunFolder;
+
+/// Answer the questions of a split and score the answers
+///
+/// With --adapter: every finished run at DIR, each with the config it was trained with. With --config: the base model
+/// without an adapter. Writes eval/NAME/predictions.jsonl and scores.json below the run folder; NAME is the split and
+/// the kind of prompt.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  rag-tune eval --adapter out/sql_rag1
+  rag-tune eval --adapter out/sql_zero_shot --set retrieval.examples=1  # other prompts
+  rag-tune eval --config configs/sql_rag1.toml                          # no adapter")]
+pub struct EvalArgs {
+    /// A run folder, or a folder of several
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    adapter: Option<PathBuf>,
+    /// A config whose base model is scored as it is
+    #[arg(long, value_name = "CONFIG")]
+    config: Option<PathBuf>,
+    /// Run folder to write below [default: the adapter's, or OUTPUT of the config]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Name of the evaluation [default: SPLIT-zero_shot or SPLIT-ragN]
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder of DB_ID/DB_ID.sqlite; stands for --set eval.databases [also: RAG_TUNE_DATABASES]
+    #[arg(long, value_name = "DIR")]
+    databases: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Runs the command.
+pub fn eval(args: &EvalArgs, out: &mut Output) -> anyhow::Result<()> {
+    let hub = args.hub.hub();
+    let subjects = args.subjects()?;
+    let mut loaded = None;
+    let mut reports = Vec::new();
+    for subject in &subjects {
+        let report = evaluate(subject, &mut loaded, &hub, out)
+            .with_context(|| format!("cannot evaluate `{}`", subject.evaluation.run))?;
+        reports.push((subject, report));
+    }
+    out.data(&summary(&reports))?;
+    Ok(())
+}
+
+/// An evaluation, and a folder that may hold its prompts already.
+#[derive(Debug)]
+struct Subject {
+    evaluation: Evaluation,
+    augmented: PathBuf,
+}
+
+/// The base model of the run before, kept because runs that are compared share it.
+struct LoadedBase {
+    config: ModelConfig,
+    model: Llama,
+}
+
+impl EvalArgs {
+    fn subjects(&self) -> anyhow::Result<Vec<Subject>> {
+        if let Some(config) = &self.config {
+            let config = self.load_config(config)?;
+            let run = self
+                .out
+                .clone()
+                .map_or_else(|| RunFolder::new(&config.output), RunFolder::new);
+            return Ok(vec![self.subject(config, None, &run, &run)?]);
+        }
+        let path = self
+            .adapter
+            .as_deref()
+            .context("--adapter or --config is required")?;
+        let runs = RunFolder::finished_at(path)?;
+        let several = runs.len() > 1;
+        runs.iter()
+            .map(|run| {
+                let config = self.load_config(&run.config())?;
+                let target = match &self.out {
+                    Some(out) if several => RunFolder::new(out.join(run.name())),
+                    Some(out) => RunFolder::new(out),
+                    None => run.clone(),
+                };
+                let record = RetrievalRecord::load(run.path())?;
+                let examples = record.settings.retrieval.examples;
+                let adapter = TrainedAdapter {
+                    run: run.clone(),
+                    examples,
+                };
+                self.subject(config, Some(adapter), run, &target)
+            })
+            .collect()
+    }
+
+    fn load_config(&self, path: &Path) -> anyhow::Result<RunConfig> {
+        let databases = self.databases.as_deref();
+        let flags: Vec<Override> = databases
+            .map(|folder| Override::path("--databases", "eval.databases", folder))
+            .into_iter()
+            .collect();
+        Ok(self.overrides.apply_to(path, &flags)?.run)
+    }
+
+    fn subject(
+        &self,
+        config: RunConfig,
+        adapter: Option<TrainedAdapter>,
+        run: &RunFolder,
+        target: &RunFolder,
+    ) -> anyhow::Result<Subject> {
+        let name = self
+            .name
+            .clone()
+            .unwrap_or_else(|| default_name(&config, adapter.is_some()));
+        Ok(Subject {
+            augmented: run.augmented(),
+            evaluation: Evaluation {
+                run: target.name(),
+                folder: target.evaluation(&name),
+                config,
+                adapter,
+            },
+        })
+    }
+}
+
+/// The split and the kind of prompt; without an adapter that too, because the scores of a trained
+/// adapter may stand beside them.
+fn default_name(config: &RunConfig, has_adapter: bool) -> String {
+    let split = &config.eval.split;
+    let prompt = match config.retrieval.examples {
+        0 => "zero_shot".to_owned(),
+        examples => format!("rag{examples}"),
+    };
+    if has_adapter {
+        format!("{split}-{prompt}")
+    } else {
+        format!("{split}-{prompt}-no_adapter")
+    }
+}
+
+fn evaluate(
+    subject: &Subject,
+    loaded: &mut Option<LoadedBase>,
+    hub: &Hub,
+    out: &Output,
+) -> anyhow::Result<ScoreReport> {
+    let Subject {
+        evaluation,
+        augmented,
+    } = subject;
+    let questions = evaluation.questions(augmented, hub, out)?;
+    let config = &evaluation.config.model;
+    let found = FoundModel::open(config, hub)?;
+    let adapter = match &evaluation.adapter {
+        Some(trained) => Some(load_adapter(&trained.run, &found.checkpoint)?),
+        None => None,
+    };
+    // Two base models at a time might not fit into memory, so the old one goes first.
+    let reusable = loaded.take().filter(|base| {
+        base.config == *config && base.model.fingerprint() == found.checkpoint.fingerprint()
+    });
+    let base = match reusable {
+        Some(base) => base,
+        None => LoadedBase {
+            config: config.clone(),
+            model: found.load(config, out)?,
+        },
+    };
+    let model = &loaded.insert(base).model;
+    evaluation.run(&questions, model, adapter.as_ref(), &found.tokenizer, out)
+}
+
+fn summary(reports: &[(&Subject, ScoreReport)]) -> String {
+    let rows: Vec<Vec<String>> = reports
+        .iter()
+        .map(|(subject, report)| {
+            let strict = &report.metrics.execution_strict;
+            vec![
+                subject.evaluation.run.clone(),
+                subject.evaluation.name(),
+                format!("{}/{}", report.correct, report.total),
+                percent(report.accuracy),
+                format!("{} to {}", percent(report.ci95.lo), percent(report.ci95.hi)),
+                percent(strict.accuracy),
+            ]
+        })
+        .collect();
+    let mut text = table(
+        &[
+            "run",
+            "evaluation",
+            "correct",
+            "accuracy",
+            "95 % interval",
+            "strict",
+        ],
+        &rows,
+    );
+    if reports
+        .iter()
+        .any(|(_, report)| report.run.as_ref().is_some_and(|run| run.synthetic))
+    {
+        text += "the data is synthetic\n";
+    }
+    text
+}

@@ -1,0 +1,97 @@
+//! The commands, one file each: resolve the arguments, call the libraries, print.
+
+mod augment;
+mod chart;
+mod config;
+mod debug_logits;
+mod demo_data;
+mod eval;
+mod inspect;
+mod score;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use rag_tune_augment::Hub;
+
+use crate::config::{ConfigError, Environment, Override, ResolvedConfig};
+use crate::output::Output;
+
+/// What `rag-tune` can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Augment(augment::AugmentArgs),
+    Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
+    Chart(chart::ChartArgs),
+    Config(config::ConfigCommandArgs),
+    Inspect(inspect::InspectArgs),
+    DemoData(demo_data::DemoDataArgs),
+    #[command(hide = true)]
+    DebugLogits(debug_logits::DebugLogitsArgs),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(&self, out: &mut Output) -> anyhow::Result<()> {
+        match self {
+            Self::Augment(args) => augment::augment(args, out),
+            Self::Train(args) => train::train(args, out),
+            Self::Eval(args) => eval::eval(args, out),
+            Self::Score(args) => score::score(args, out),
+            Self::Chart(args) => chart::chart(args, out),
+            Self::Config(args) => config::config(args, out),
+            Self::Inspect(args) => inspect::inspect(args, out),
+            Self::DemoData(args) => demo_data::demo_data(args, out),
+            Self::DebugLogits(args) => debug_logits::debug_logits(args, out),
+        }
+    }
+}
+
+/// A config file and what is put over it.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The run's TOML file; complete examples are in configs/
+    config: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+impl ConfigArgs {
+    /// The checked config; `flags` are values from flags of their own, which go before --set.
+    fn load(&self, flags: &[Override]) -> Result<ResolvedConfig, ConfigError> {
+        self.overrides.apply_to(&self.config, flags)
+    }
+}
+
+/// Values put over the config's.
+#[derive(Debug, Args)]
+struct Overrides {
+    /// Put a value over the config's; may be given several times, and with no value puts the default back
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Overrides {
+    fn apply_to(&self, config: &Path, flags: &[Override]) -> Result<ResolvedConfig, ConfigError> {
+        let set = self.set.iter().map(|text| Override::set(text));
+        let all: Vec<Override> = set.chain(flags.iter().cloned()).collect();
+        ResolvedConfig::load(config, &all, &Environment::from_process())
+    }
+}
+
+/// Where hub ids are looked up.
+#[derive(Debug, Args)]
+struct HubArgs {
+    /// Folder that stands for the hub, with models/OWNER/NAME and datasets/OWNER/NAME [also: RAG_TUNE_MIRROR]
+    #[arg(long, value_name = "DIR")]
+    mirror: Option<PathBuf>,
+}
+
+impl HubArgs {
+    fn hub(&self) -> Hub {
+        Hub::from_env(self.mirror.clone())
+    }
+}

@@ -1,0 +1,168 @@
+//! `rag-tune train`: augment if needed, then train a LoRA adapter.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use rag_tune_augment::{Manifest, RetrievalRecord, read_augmented};
+use rag_tune_train::trainer::{Start, StepRecord, TrainRequest, TrainSummary};
+
+use super::{ConfigArgs, HubArgs};
+use crate::augmentation::Augmentation;
+use crate::base_model::{BaseRecord, FoundModel};
+use crate::config::{Docs, Override, ResolvedConfig};
+use crate::encoding::training_set;
+use crate::error::InputError;
+use crate::files::write_atomically;
+use crate::output::{Output, Progress};
+use crate::run_folder::RunFolder;
+
+/// Train a LoRA adapter on a frozen 8-bit base model
+///
+/// Augments the data first if the augmented files are missing or were made with other settings. The
+/// run folder gets the adapter in PEFT's format, rag_tune.toml (the resolved config),
+/// retrieval.json, base_model.json, and metrics.jsonl with a line a step.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3"
+)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Run folder; stands for --set output
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the last checkpoint in the run folder
+    #[arg(long)]
+    resume: bool,
+    /// Replace the run that is in the folder, its scores included
+    #[arg(long, conflicts_with = "resume")]
+    force: bool,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Runs the command.
+pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
+    let flags = args
+        .out
+        .iter()
+        .map(|folder| Override::path("--out", "output", folder));
+    let resolved = args.config.load(&flags.collect::<Vec<_>>())?;
+    let config = &resolved.run;
+    let run = RunFolder::new(&config.output);
+    args.check_folder(&run)?;
+
+    let hub = args.hub.hub();
+    let found = FoundModel::open(&config.model, &hub)?;
+    let folder = run.augmented();
+    let splits = config.splits();
+    let augmentation = Augmentation {
+        config,
+        splits: &splits,
+        folder: &folder,
+    };
+    augmentation.ensure(&hub, out)?;
+    let rows = read_augmented(&augmentation.file(&config.data.train_split))?;
+    let set = training_set(&rows, &found.tokenizer, &config.train, config.seed)?;
+    if set.too_long() > 0 {
+        let (count, limit) = (set.too_long(), config.train.max_length);
+        out.note(&format!(
+            "rows left out as longer than {limit} tokens: {count}"
+        ));
+    }
+    let model = found.load(&config.model, out)?;
+
+    if !args.resume {
+        begin(&run, &resolved, &found, &augmentation)?;
+    }
+    let request = TrainRequest {
+        model: &model,
+        base: &config.model.base,
+        set: &set,
+        lora: &config.lora,
+        train: &config.train,
+        seed: config.seed,
+        out: run.path(),
+        start: if args.resume {
+            Start::Resume
+        } else {
+            Start::Afresh
+        },
+    };
+    let progress = out.progress();
+    progress.start("training", config.train.total_steps(set.rows()) as u64);
+    let summary =
+        rag_tune_train::trainer::train(&request, &mut |record| show_step(&progress, record));
+    progress.finish();
+    out.note(&in_words(&summary.context("cannot train")?));
+    out.data(&format!("{}\n", run.path().display()))?;
+    Ok(())
+}
+
+impl TrainArgs {
+    /// A run that took hours is not replaced by a slip.
+    fn check_folder(&self, run: &RunFolder) -> anyhow::Result<()> {
+        let path = run.path().display();
+        let refuse = |message: String, hint: &str| Err(InputError::new(message, hint).into());
+        if self.force {
+            return Ok(());
+        }
+        if run.is_finished() {
+            let message = format!("`{path}` holds a finished run");
+            return refuse(
+                message,
+                "--force replaces it; --out DIR trains into another folder",
+            );
+        }
+        match (run.has_checkpoints(), self.resume) {
+            (true, false) => refuse(
+                format!("`{path}` holds an unfinished run"),
+                "--resume goes on from its last checkpoint; --force begins again",
+            ),
+            (false, true) => refuse(
+                format!("`{path}` holds no checkpoint to resume from"),
+                "leave --resume out to begin the run",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Clears what an earlier run left, and writes down what this one is made from.
+fn begin(
+    run: &RunFolder,
+    resolved: &ResolvedConfig,
+    found: &FoundModel,
+    augmentation: &Augmentation<'_>,
+) -> anyhow::Result<()> {
+    let manifest = Manifest::load(augmentation.folder)?;
+    let manifest = manifest.context("the augmented files have lost their manifest")?;
+    run.clear()?;
+    write_atomically(&run.config(), &resolved.to_toml(Docs::Hidden))?;
+    RetrievalRecord::new(&manifest).save(run.path())?;
+    let base = resolved.run.model.base.clone();
+    BaseRecord {
+        base,
+        fingerprint: found.checkpoint.fingerprint().to_owned(),
+    }
+    .save(run)
+}
+
+fn show_step(progress: &Progress, record: &StepRecord) {
+    progress.move_to(record.step as u64);
+    progress.say(&format!(
+        "training, loss {:.3}, {:.0} tokens/s",
+        record.loss, record.tokens_per_s
+    ));
+}
+
+fn in_words(summary: &TrainSummary) -> String {
+    match &summary.last {
+        Some(last) => format!(
+            "trained {} steps; loss of the last one {:.3}",
+            summary.steps, last.loss
+        ),
+        None => format!("all {} steps were done already", summary.steps),
+    }
+}

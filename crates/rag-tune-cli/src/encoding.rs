@@ -1,0 +1,48 @@
+//! Augmented rows as token ids: what the model is asked, and what it learns to answer.
+//!
+//! Training and evaluation share the boundary: the newline after the prompt is the prompt's last
+//! character, and the answer begins behind it.
+
+use anyhow::Context;
+use rag_tune_augment::AugmentedRow;
+use rag_tune_model::tokenizer::{EncodedRow, Tokenizer};
+use rag_tune_train::batch::TrainSet;
+use rag_tune_train::config::TrainConfig;
+use rayon::prelude::*;
+
+/// The text that the model is asked with.
+pub fn question(row: &AugmentedRow) -> String {
+    format!("{}\n", row.inference_prompt)
+}
+
+/// Question and answer, tokenised jointly; [`TrainSet`] appends the end of sequence.
+///
+/// # Errors
+/// When the tokenizer fails.
+pub fn encode(row: &AugmentedRow, tokenizer: &Tokenizer) -> anyhow::Result<EncodedRow> {
+    let encoded = tokenizer.encode_pair(&question(row), &row.full_prompt);
+    encoded.context("cannot tokenise a training row")
+}
+
+/// All rows, ready for training.
+///
+/// # Errors
+/// When the tokenizer fails, an answer is empty, or every row is too long.
+pub fn training_set(
+    rows: &[AugmentedRow],
+    tokenizer: &Tokenizer,
+    config: &TrainConfig,
+    seed: u64,
+) -> anyhow::Result<TrainSet> {
+    let encoded = rows
+        .par_iter()
+        .map(|row| encode(row, tokenizer))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let set = TrainSet::new(&encoded, end_of_sequence(tokenizer), config, seed);
+    set.context("cannot train on these rows")
+}
+
+/// The token that ends a training row: the tokenizer's own, which comes first.
+pub fn end_of_sequence(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.eos_ids()[0]
+}

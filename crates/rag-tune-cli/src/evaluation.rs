@@ -1,0 +1,242 @@
+//! Answers and scores of one model, with or without an adapter, on the rows of a split.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rag_tune_augment::{AugmentedRow, Example, Hub, Selector, read_augmented};
+use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge};
+use rag_tune_eval::{Arm, RowScore, RunInfo, ScoreReport, score};
+use rag_tune_model::generate::{GenerateOptions, generate};
+use rag_tune_model::llama::Llama;
+use rag_tune_model::lora::Adapter;
+use rag_tune_model::tokenizer::Tokenizer;
+use serde::Serialize;
+
+use crate::augmentation::Augmentation;
+use crate::config::RunConfig;
+use crate::encoding::question;
+use crate::files::write_atomically;
+use crate::output::Output;
+use crate::run_folder::RunFolder;
+use crate::synthetic;
+
+/// A SQL answer is one line.
+const END_OF_ANSWER: &str = "\n";
+
+/// What is to be scored, and where the result goes.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// Data, retrieval, limits.
+    pub config: RunConfig,
+    /// Name of the run, for tables and charts.
+    pub run: String,
+    /// The adapter's folder, and how many examples its prompts had in training.
+    pub adapter: Option<TrainedAdapter>,
+    /// Folder of `predictions.jsonl` and `scores.json`.
+    pub folder: PathBuf,
+}
+
+/// An adapter on disk.
+#[derive(Debug, Clone)]
+pub struct TrainedAdapter {
+    /// Its run.
+    pub run: RunFolder,
+    /// Retrieved examples in each prompt that it was trained with.
+    pub examples: usize,
+}
+
+/// The rows of an evaluation, checked before any weights are loaded.
+#[derive(Debug)]
+pub struct Questions {
+    rows: Vec<AugmentedRow>,
+    cases: Vec<SqlCase>,
+    judge: SqlJudge,
+}
+
+/// A line of `predictions.jsonl`.
+#[derive(Debug, Serialize)]
+struct PredictionLine<'a> {
+    index: usize,
+    inference_prompt: &'a str,
+    prediction: &'a str,
+    gold: &'a str,
+    correct: bool,
+    examples: &'a [Example],
+}
+
+impl Evaluation {
+    /// The evaluation's own name, below the run's.
+    pub fn name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The prompts and gold answers, augmented first if needed. `made` is a folder that may hold
+    /// them already.
+    ///
+    /// # Errors
+    /// When the data, an embedder or a database is missing.
+    pub fn questions(&self, made: &Path, hub: &Hub, out: &Output) -> anyhow::Result<Questions> {
+        let splits = [self.config.eval.split.as_str()];
+        let own = self.folder.join("augmented");
+        let in_folder = |folder| Augmentation {
+            config: &self.config,
+            splits: &splits,
+            folder,
+        };
+        let databases = Databases::locate(self.config.eval.databases.as_deref(), None)?;
+        let augmentation = if in_folder(made).is_current(hub)? {
+            in_folder(made)
+        } else {
+            in_folder(&own)
+        };
+        augmentation.ensure(hub, out)?;
+        let mut rows = read_augmented(&augmentation.file(splits[0]))?;
+        rows.truncate(self.config.eval.limit.unwrap_or(usize::MAX));
+        let cases = rows
+            .iter()
+            .map(sql_case)
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let judge = SqlJudge::new(databases, QueryLimits::default());
+        // Finds a missing database now and not after minutes of answering; the judge keeps the results.
+        let gold: Vec<String> = cases.iter().map(|case| case.gold.clone()).collect();
+        judge.judge(&cases, &gold, &|| ())?;
+        Ok(Questions { rows, cases, judge })
+    }
+
+    /// Answers the questions, scores the answers, and writes both.
+    ///
+    /// # Errors
+    /// When generation fails, or the files cannot be written.
+    pub fn run(
+        &self,
+        questions: &Questions,
+        model: &Llama,
+        adapter: Option<&Adapter>,
+        tokenizer: &Tokenizer,
+        out: &Output,
+    ) -> anyhow::Result<ScoreReport> {
+        let predictions = self.answer(questions, model, adapter, tokenizer, out)?;
+        let progress = out.progress();
+        progress.start("scoring", predictions.len() as u64);
+        let scored = score(
+            &questions.judge,
+            &questions.cases,
+            &predictions,
+            Some(self.run_info()),
+            &|| progress.advance(1),
+        );
+        progress.finish();
+        let (report, scores) = scored?;
+        let lines = prediction_lines(questions, &predictions, &scores)?;
+        write_atomically(&self.folder.join("predictions.jsonl"), &lines)?;
+        report.save(&self.folder.join("scores.json"))?;
+        Ok(report)
+    }
+
+    fn answer(
+        &self,
+        questions: &Questions,
+        model: &Llama,
+        adapter: Option<&Adapter>,
+        tokenizer: &Tokenizer,
+        out: &Output,
+    ) -> anyhow::Result<Vec<String>> {
+        let prompts = questions
+            .rows
+            .iter()
+            .map(|row| tokenizer.encode(&question(row)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let options = GenerateOptions {
+            max_new_tokens: self.config.eval.max_new_tokens,
+            batch_size: self.config.eval.batch_size,
+            stop_text: Some(END_OF_ANSWER.to_owned()),
+        };
+        let progress = out.progress();
+        progress.start(&format!("answering, {}", self.run), prompts.len() as u64);
+        let answers = generate(
+            model,
+            adapter,
+            tokenizer,
+            &prompts,
+            &options,
+            &mut |_, _| {
+                progress.advance(1);
+            },
+        );
+        progress.finish();
+        let answers = answers.context("cannot generate the answers")?;
+        Ok(answers
+            .iter()
+            .map(|answer| first_line(answer).to_owned())
+            .collect())
+    }
+
+    fn run_info(&self) -> RunInfo {
+        let config = &self.config;
+        RunInfo {
+            name: self.run.clone(),
+            arm: Arm::from_examples(
+                self.adapter.as_ref().map(|adapter| adapter.examples),
+                config.retrieval.examples,
+            ),
+            adapter: self
+                .adapter
+                .as_ref()
+                .map(|adapter| adapter.run.path().to_owned()),
+            base: config.model.base.clone(),
+            examples: config.retrieval.examples,
+            selector: selector_name(config.retrieval.selector).to_owned(),
+            data: config.data.source.clone(),
+            split: config.eval.split.clone(),
+            synthetic: synthetic::is_synthetic(Path::new(&config.data.source)),
+            rag_tune_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+fn sql_case(row: &AugmentedRow) -> anyhow::Result<SqlCase> {
+    let text = |field: &str| {
+        row.text(field)
+            .map(str::to_owned)
+            .with_context(|| format!("a row has no text `{field}`"))
+    };
+    Ok(SqlCase {
+        db_id: text("db_id")?,
+        gold: text("answer")?,
+    })
+}
+
+/// As the config spells it.
+fn selector_name(selector: Selector) -> &'static str {
+    match selector {
+        Selector::Semantic => "semantic",
+        Selector::Random => "random",
+    }
+}
+
+fn first_line(answer: &str) -> &str {
+    answer.lines().next().unwrap_or_default().trim()
+}
+
+fn prediction_lines(
+    questions: &Questions,
+    predictions: &[String],
+    scores: &[RowScore],
+) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    let cases = questions.cases.iter().zip(predictions).zip(scores);
+    for (row, ((case, prediction), score)) in questions.rows.iter().zip(cases) {
+        let line = PredictionLine {
+            index: score.index,
+            inference_prompt: &row.inference_prompt,
+            prediction,
+            gold: &case.gold,
+            correct: score.correct,
+            examples: &row.examples,
+        };
+        lines += &serde_json::to_string(&line)?;
+        lines.push('\n');
+    }
+    Ok(lines)
+}

@@ -1,0 +1,165 @@
+//! Where the files of a run lie. The same layout is described in docs/architecture.md.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::error::InputError;
+
+/// A run's folder: adapter, resolved config, metrics, scores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// The run in `path`, which need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The finished runs at `path`: itself, or the folders right below it, by name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn finished_at(path: &Path) -> anyhow::Result<Vec<Self>> {
+        let this = Self::new(path);
+        if this.is_finished() {
+            return Ok(vec![this]);
+        }
+        let entries = std::fs::read_dir(path)
+            .with_context(|| format!("cannot read the run folder `{}`", path.display()))?;
+        let mut runs = Vec::new();
+        for entry in entries {
+            let run = Self::new(entry?.path());
+            if run.is_finished() {
+                runs.push(run);
+            }
+        }
+        if runs.is_empty() {
+            let message = format!(
+                "no trained adapter in `{}` or right below it",
+                path.display()
+            );
+            let hint = "name a folder that `rag-tune train` has finished (it holds \
+                        adapter_model.safetensors), or use --config to score the base model alone";
+            return Err(InputError::new(message, hint).into());
+        }
+        runs.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(runs)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its last component, for tables.
+    pub fn name(&self) -> String {
+        self.path.file_name().map_or_else(
+            || self.path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        )
+    }
+
+    /// The adapter in PEFT's format; training writes it last.
+    pub fn adapter_weights(&self) -> PathBuf {
+        self.path.join("adapter_model.safetensors")
+    }
+
+    /// The resolved config that the run was trained with.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("rag_tune.toml")
+    }
+
+    /// Which weights the adapter was trained on.
+    pub fn base_record(&self) -> PathBuf {
+        self.path.join("base_model.json")
+    }
+
+    /// What `--resume` goes on from.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The prompts that the run learns from and is scored on.
+    pub fn augmented(&self) -> PathBuf {
+        self.path.join("augmented")
+    }
+
+    /// Predictions and scores of the evaluation `name`.
+    pub fn evaluation(&self, name: &str) -> PathBuf {
+        self.path.join("eval").join(name)
+    }
+
+    /// Whether training has ended.
+    pub fn is_finished(&self) -> bool {
+        self.adapter_weights().is_file()
+    }
+
+    /// Removes an earlier adapter with all that was made from it. Augmented files stay: they have
+    /// their own record of what they were made from.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        // The weights first: without them the folder no longer passes for a finished run.
+        let stale = [
+            self.adapter_weights(),
+            self.checkpoints(),
+            self.path.join("eval"),
+        ];
+        for path in stale.iter().filter(|path| path.exists()) {
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(path)
+            } else {
+                std::fs::remove_file(path)
+            };
+            removed.with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether training has begun and can be resumed.
+    pub fn has_checkpoints(&self) -> bool {
+        // Unfinished ones have other names.
+        let complete = |name: OsString| name.to_string_lossy().starts_with("step-");
+        std::fs::read_dir(self.checkpoints())
+            .is_ok_and(|entries| entries.flatten().any(|entry| complete(entry.file_name())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finish(path: &Path) {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("adapter_model.safetensors"), "").unwrap();
+    }
+
+    #[test]
+    fn a_parent_stands_for_its_finished_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        finish(&folder.path().join("b"));
+        finish(&folder.path().join("a"));
+        std::fs::create_dir(folder.path().join("unfinished")).unwrap();
+        let runs = RunFolder::finished_at(folder.path()).unwrap();
+        assert_eq!(
+            runs.iter().map(RunFolder::name).collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        assert_eq!(RunFolder::finished_at(runs[0].path()).unwrap(), runs[..1]);
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = RunFolder::finished_at(folder.path()).unwrap_err();
+        assert!(
+            error.to_string().starts_with("no trained adapter in "),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,15 @@
+//! Data that was made up must not pass for real: the figures made from it say so.
+
+use std::path::Path;
+
+/// A file of this name in a data folder says that its rows are synthetic.
+pub const MARKER: &str = "SYNTHETIC";
+
+/// What the marker says to those who open it.
+pub const MARKER_TEXT: &str =
+    "The rows in this folder are made up; rag-tune marks every score on them as synthetic.\n";
+
+/// Whether a data folder is marked as synthetic. A hub id never is.
+pub fn is_synthetic(data: &Path) -> bool {
+    data.join(MARKER).is_file()
+}
