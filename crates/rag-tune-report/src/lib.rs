@@ -1,1 +1,122 @@
 //! Run files in, charts and tables out; never runs a model.
+//!
+//! - `runs`: reading `scores.json` and `metrics.jsonl`
+//! - `arms`: the evaluations, arranged as the experiment is
+//! - `accuracy_chart`, `loss_chart`: the two charts, with the parts that they share in `heading`
+//! - `canvas`, `axes`: drawing onto SVG and PNG alike; `save`: the files
+//! - `table`: the same numbers as text
+
+mod accuracy_chart;
+mod arms;
+mod axes;
+mod canvas;
+mod error;
+mod heading;
+mod loss_chart;
+mod runs;
+#[cfg(test)]
+mod samples;
+mod save;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use accuracy_chart::AccuracyChart;
+use arms::Arms;
+pub use error::ReportError;
+use loss_chart::LossChart;
+
+/// The files that [`chart`] wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChartFiles {
+    /// Accuracy by arm, as SVG and PNG.
+    pub accuracy: [PathBuf; 2],
+    /// Training loss, as SVG and PNG; none if no run was trained.
+    pub loss: Option<[PathBuf; 2]>,
+}
+
+impl ChartFiles {
+    /// All files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.accuracy
+            .iter()
+            .chain(self.loss.iter().flatten())
+            .map(PathBuf::as_path)
+    }
+}
+
+/// Draws the accuracy of all evaluations of `runs`, and their training losses, into `out`.
+///
+/// A run is a folder with `eval/*/scores.json` and perhaps `metrics.jsonl`, or a folder that holds
+/// a `scores.json` itself.
+///
+/// # Errors
+/// If a run is missing, was never evaluated or cannot be read, if the runs are scored by different
+/// metrics, or if a chart cannot be written.
+pub fn chart(runs: &[PathBuf], out: &Path) -> Result<ChartFiles, ReportError> {
+    let runs = runs::read_runs(runs)?;
+    std::fs::create_dir_all(out).map_err(|source| ReportError::Write {
+        path: out.to_owned(),
+        source,
+    })?;
+    let accuracy = save::save(&AccuracyChart::new(Arms::of(&runs)), out, "accuracy")?;
+    let loss = match LossChart::new(&runs) {
+        Some(chart) => Some(save::save(&chart, out, "loss")?),
+        None => None,
+    };
+    Ok(ChartFiles { accuracy, loss })
+}
+
+/// The numbers of the accuracy chart as a Markdown table.
+///
+/// # Errors
+/// As [`chart`], less writing.
+pub fn accuracy_table(runs: &[PathBuf]) -> Result<String, ReportError> {
+    Ok(table::accuracy_table(&runs::read_runs(runs)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{Sample, write_experiment};
+
+    #[test]
+    fn both_charts_are_written_in_both_formats() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = write_experiment(folder.path(), false);
+        let out = folder.path().join("new/charts");
+        let files = chart(&runs, &out).unwrap();
+        let names: Vec<_> = files
+            .paths()
+            .map(|path| path.strip_prefix(&out).unwrap())
+            .collect();
+        let expected = ["accuracy.svg", "accuracy.png", "loss.svg", "loss.png"].map(Path::new);
+        assert_eq!(names, expected);
+        assert_eq!(
+            std::fs::read_dir(&out).unwrap().count(),
+            4,
+            "nothing else is left"
+        );
+    }
+
+    #[test]
+    fn a_run_that_was_not_evaluated_draws_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let out = folder.path().join("charts");
+        assert!(matches!(
+            chart(&[run], &out),
+            Err(ReportError::NoScores { .. })
+        ));
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn scores_alone_have_no_loss_chart() {
+        let folder = tempfile::tempdir().unwrap();
+        Sample::new("none", 0, 0).write(folder.path());
+        let files = chart(&[folder.path().to_owned()], &folder.path().join("charts")).unwrap();
+        assert_eq!(files.loss, None);
+    }
+}
