@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::process::Stdio;
+
 use support::toy_world::ToyWorld;
 
 #[test]
@@ -39,4 +41,35 @@ fn docs_explain_the_keys() {
         text.contains("# Peak learning rate of AdamW.\nlearning_rate = "),
         "{text}"
     );
+}
+
+#[test]
+fn a_variable_stands_over_the_file() {
+    let world = ToyWorld::new();
+    let output = world
+        .command(&["config", "run.toml"])
+        .env("RAG_TUNE_DATABASES", "elsewhere")
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("databases"))
+        .unwrap();
+    assert_eq!(line, "databases = \"elsewhere\"  # RAG_TUNE_DATABASES");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let world = ToyWorld::new();
+    let mut child = world
+        .command(&["config", "run.toml"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentedRow, Example, Hub, Selector, read_augmented};
+use rag_tune_augment::{
+    AugmentedRow, Example, Hub, Manifest, RetrievalRecord, Selector, read_augmented,
+};
 use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge};
 use rag_tune_eval::{Arm, RowScore, RunInfo, ScoreReport, score};
 use rag_tune_model::generate::{GenerateOptions, generate};
@@ -41,8 +43,8 @@ pub struct Evaluation {
 pub struct TrainedAdapter {
     /// Its run.
     pub run: RunFolder,
-    /// Retrieved examples in each prompt that it was trained with.
-    pub examples: usize,
+    /// How the prompts that it was trained with were made.
+    pub record: RetrievalRecord,
 }
 
 /// The rows of an evaluation, checked before any weights are loaded.
@@ -91,6 +93,7 @@ impl Evaluation {
             in_folder(&own)
         };
         augmentation.ensure(hub, out)?;
+        self.note_other_prompts(augmentation.folder, out)?;
         let mut rows = read_augmented(&augmentation.file(splits[0]))?;
         rows.truncate(self.config.eval.limit.unwrap_or(usize::MAX));
         let cases = rows
@@ -172,12 +175,46 @@ impl Evaluation {
             .collect())
     }
 
+    /// Prompts made from something else than in training are allowed, and worth knowing.
+    fn note_other_prompts(&self, augmented: &Path, out: &Output) -> anyhow::Result<()> {
+        let (Some(adapter), Some(manifest)) = (&self.adapter, Manifest::load(augmented)?) else {
+            return Ok(());
+        };
+        let (trained, asked) = (&adapter.record.settings, &manifest.settings);
+        let mut differences = Vec::new();
+        if trained.template_sha256 != asked.template_sha256 {
+            differences.push("template");
+        }
+        for (what, trained, asked) in [
+            ("embedder", &trained.embedder_sha256, &asked.embedder_sha256),
+            (
+                "training rows",
+                &trained.knowledge_base_sha256,
+                &asked.knowledge_base_sha256,
+            ),
+        ] {
+            // Zero-shot prompts have neither.
+            if trained.is_some() && asked.is_some() && trained != asked {
+                differences.push(what);
+            }
+        }
+        for what in differences {
+            let run = &self.run;
+            out.note(&format!(
+                "note: the {what} of the prompts changed since `{run}` was trained"
+            ));
+        }
+        Ok(())
+    }
+
     fn run_info(&self) -> RunInfo {
         let config = &self.config;
         RunInfo {
             name: self.run.clone(),
             arm: Arm::from_examples(
-                self.adapter.as_ref().map(|adapter| adapter.examples),
+                self.adapter
+                    .as_ref()
+                    .map(|adapter| adapter.record.settings.retrieval.examples),
                 config.retrieval.examples,
             ),
             adapter: self

@@ -29,9 +29,11 @@ use crate::output::Output;
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What the input did wrong.
+/// Exit code when all is well.
+const DONE: u8 = 0;
+/// Exit code when the user can mend it.
 const INPUT_IS_WRONG: u8 = 1;
-/// What we did wrong.
+/// Exit code when only we can.
 const OUR_FAULT: u8 = 2;
 
 /// Retrieval-augmented fine-tuning: find helpful examples, train a LoRA adapter with them, score it.
@@ -62,16 +64,20 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    match panic::catch_unwind(AssertUnwindSafe(|| {
-        cli.command.run(&mut Output::from_terminal())
-    })) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) if is_closed_stdout(&error) => ExitCode::SUCCESS,
+    let work = || cli.command.run(&mut Output::from_terminal());
+    ExitCode::from(verdict(panic::catch_unwind(AssertUnwindSafe(work))))
+}
+
+/// The exit code of a command that returned or panicked; says what was wrong.
+fn verdict(outcome: std::thread::Result<anyhow::Result<()>>) -> u8 {
+    match outcome {
+        Ok(Ok(())) => DONE,
+        Ok(Err(error)) if is_closed_stdout(&error) => DONE,
         Ok(Err(error)) => {
             output::talk(&error::render(&error));
-            ExitCode::from(INPUT_IS_WRONG)
+            INPUT_IS_WRONG
         }
-        Err(_) => ExitCode::from(OUR_FAULT), // the hook has said what happened
+        Err(_) => OUR_FAULT, // the panic hook has said what happened
     }
 }
 
@@ -98,4 +104,25 @@ fn is_closed_stdout(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_tell_whose_fault_it_was() {
+        assert_eq!(verdict(Ok(Ok(()))), 0);
+        assert_eq!(verdict(Ok(Err(anyhow::anyhow!("no such file")))), 1);
+        assert_eq!(
+            verdict(panic::catch_unwind(|| panic!("a broken invariant"))),
+            2
+        );
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error() {
+        let closed = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(verdict(Ok(Err(closed.into()))), 0);
+    }
 }

@@ -106,11 +106,9 @@ impl EvalArgs {
                     Some(out) => RunFolder::new(out),
                     None => run.clone(),
                 };
-                let record = RetrievalRecord::load(run.path())?;
-                let examples = record.settings.retrieval.examples;
                 let adapter = TrainedAdapter {
                     run: run.clone(),
-                    examples,
+                    record: RetrievalRecord::load(run.path())?,
                 };
                 self.subject(config, Some(adapter), run, &target)
             })

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use rag_tune_augment::{Manifest, RetrievalRecord, read_augmented};
+use rag_tune_augment::{Hub, Manifest, RetrievalRecord, read_augmented};
+use rag_tune_train::batch::TrainSet;
 use rag_tune_train::trainer::{Start, StepRecord, TrainRequest, TrainSummary};
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::{BaseRecord, FoundModel};
-use crate::config::{Docs, Override, ResolvedConfig};
+use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
 use crate::encoding::training_set;
 use crate::error::InputError;
 use crate::files::write_atomically;
@@ -55,26 +56,10 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
 
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
-    let folder = run.augmented();
-    let splits = config.splits();
-    let augmentation = Augmentation {
-        config,
-        splits: &splits,
-        folder: &folder,
-    };
-    augmentation.ensure(&hub, out)?;
-    let rows = read_augmented(&augmentation.file(&config.data.train_split))?;
-    let set = training_set(&rows, &found.tokenizer, &config.train, config.seed)?;
-    if set.too_long() > 0 {
-        let (count, limit) = (set.too_long(), config.train.max_length);
-        out.note(&format!(
-            "rows left out as longer than {limit} tokens: {count}"
-        ));
-    }
+    let set = training_rows(config, &run, &found, &hub, out)?;
     let model = found.load(&config.model, out)?;
-
     if !args.resume {
-        begin(&run, &resolved, &found, &augmentation)?;
+        begin(&run, &resolved, &found)?;
     }
     let request = TrainRequest {
         model: &model,
@@ -98,6 +83,32 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     out.note(&in_words(&summary.context("cannot train")?));
     out.data(&format!("{}\n", run.path().display()))?;
     Ok(())
+}
+
+/// The training split, augmented first if needed, as token ids.
+fn training_rows(
+    config: &RunConfig,
+    run: &RunFolder,
+    found: &FoundModel,
+    hub: &Hub,
+    out: &Output,
+) -> anyhow::Result<TrainSet> {
+    let (folder, splits) = (run.augmented(), config.splits());
+    let augmentation = Augmentation {
+        config,
+        splits: &splits,
+        folder: &folder,
+    };
+    augmentation.ensure(hub, out)?;
+    let rows = read_augmented(&augmentation.file(&config.data.train_split))?;
+    let set = training_set(&rows, &found.tokenizer, &config.train, config.seed)?;
+    if set.too_long() > 0 {
+        let (count, limit) = (set.too_long(), config.train.max_length);
+        out.note(&format!(
+            "rows left out as longer than {limit} tokens: {count}"
+        ));
+    }
+    Ok(set)
 }
 
 impl TrainArgs {
@@ -130,13 +141,8 @@ impl TrainArgs {
 }
 
 /// Clears what an earlier run left, and writes down what this one is made from.
-fn begin(
-    run: &RunFolder,
-    resolved: &ResolvedConfig,
-    found: &FoundModel,
-    augmentation: &Augmentation<'_>,
-) -> anyhow::Result<()> {
-    let manifest = Manifest::load(augmentation.folder)?;
+fn begin(run: &RunFolder, resolved: &ResolvedConfig, found: &FoundModel) -> anyhow::Result<()> {
+    let manifest = Manifest::load(&run.augmented())?;
     let manifest = manifest.context("the augmented files have lost their manifest")?;
     run.clear()?;
     write_atomically(&run.config(), &resolved.to_toml(Docs::Hidden))?;
