@@ -1,6 +1,6 @@
 //! Data sets, embeddings, example selection and prompts: rows in, augmented prompts out.
 //!
-//! [`augment`] is the driver; what it passes through, in order:
+//! [`augment()`] is the driver; what it passes through, in order:
 //!
 //! - [`hub`]: an id becomes local files (a path, the mirror, the hub and its cache)
 //! - [`dataset`]: JSON lines become [`Row`]s

@@ -1,4 +1,8 @@
 //! all-MiniLM-L6-v2 against sentence-transformers, and on the text-to-SQL data set.
+#![allow(
+    clippy::print_stderr,
+    reason = "a skipped test says so, a long one how long it took"
+)]
 
 mod common;
 

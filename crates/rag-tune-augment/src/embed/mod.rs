@@ -37,11 +37,13 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
+    /// Takes vectors of length `dimension` that lie end to end.
+    ///
     /// # Panics
     /// If `values` is no whole number of vectors.
     pub fn new(dimension: usize, values: Vec<f32>) -> Self {
         assert!(
-            dimension > 0 && values.len() % dimension == 0,
+            dimension > 0 && values.len().is_multiple_of(dimension),
             "[texts, dimension]"
         );
         Self { dimension, values }

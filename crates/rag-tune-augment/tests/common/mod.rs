@@ -1,5 +1,6 @@
 //! What the tests of this crate make for themselves: a toy data set and a toy embedder.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
