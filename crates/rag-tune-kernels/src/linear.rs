@@ -78,7 +78,7 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
         &[tokens, x_features],
         &[tokens, in_features],
     )?;
-    let mut y = Tensor::zeros(tokens, out_features);
+    let mut y = Tensor::stale(tokens, out_features);
     if let (Some(rows), Some((packed, scales))) = (&x.bf16, weight.packed(Direction::Forward)) {
         gemm_bf16::multiply(
             y.data_mut(),

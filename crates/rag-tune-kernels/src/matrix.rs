@@ -201,7 +201,7 @@ impl Matrix {
     /// # Errors
     /// [`KernelError::Value`] if an id is not below `out`.
     pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor, KernelError> {
-        let mut rows = Tensor::zeros(ids.len(), self.in_features);
+        let mut rows = Tensor::stale(ids.len(), self.in_features);
         for (index, &id) in ids.iter().enumerate() {
             self.read_row(id as usize, rows.row_mut(index))?;
         }

@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 /// [`KernelError::Shape`] if `weight` is not `hidden` long.
 pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor, KernelError> {
     check_shape("rms_norm::forward", "weight", &[weight.len()], &[x.cols()])?;
-    let mut y = Tensor::zeros(x.rows(), x.cols());
+    let mut y = Tensor::stale(x.rows(), x.cols());
     cpu::rms_norm::forward(x.data(), weight, eps, y.data_mut());
     Ok(y)
 }

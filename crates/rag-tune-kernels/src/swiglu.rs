@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 /// [`KernelError::Shape`] if the shapes differ.
 pub fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor, KernelError> {
     check_shape("swiglu::forward", "up", &up.shape(), &gate.shape())?;
-    let mut y = Tensor::zeros(gate.rows(), gate.cols());
+    let mut y = Tensor::stale(gate.rows(), gate.cols());
     cpu::swiglu::forward(gate.data(), up.data(), y.data_mut());
     Ok(y)
 }
@@ -27,7 +27,7 @@ pub fn backward(dy: Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tenso
     check_shape("swiglu::backward", "up", &up.shape(), &gate.shape())?;
     check_shape("swiglu::backward", "dy", &dy.shape(), &gate.shape())?;
     let mut d_gate = dy;
-    let mut d_up = Tensor::zeros(gate.rows(), gate.cols());
+    let mut d_up = Tensor::stale(gate.rows(), gate.cols());
     cpu::swiglu::backward(gate.data(), up.data(), d_gate.data_mut(), d_up.data_mut());
     Ok((d_gate, d_up))
 }

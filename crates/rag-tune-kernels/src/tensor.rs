@@ -1,5 +1,6 @@
 //! A dense matrix of activations or gradients.
 
+use crate::buffer::Buffer;
 use crate::error::{KernelError, check_shape};
 
 /// `[rows, cols]`, row-major f32 in host memory.
@@ -10,7 +11,7 @@ use crate::error::{KernelError, check_shape};
 pub struct Tensor {
     rows: usize,
     cols: usize,
-    data: Vec<f32>,
+    data: Buffer<f32>,
 }
 
 impl Tensor {
@@ -19,7 +20,16 @@ impl Tensor {
         Self {
             rows,
             cols,
-            data: vec![0.0; rows * cols],
+            data: Buffer::zeros(rows * cols),
+        }
+    }
+
+    /// `[rows, cols]` of unspecified values, for a result that is about to be written.
+    pub(crate) fn stale(rows: usize, cols: usize) -> Self {
+        Self {
+            rows,
+            cols,
+            data: Buffer::stale(rows * cols),
         }
     }
 
@@ -29,14 +39,17 @@ impl Tensor {
     /// [`KernelError::Shape`] if `data` does not hold `rows * cols` values.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self, KernelError> {
         check_shape("Tensor::from_vec", "data", &[data.len()], &[rows * cols])?;
-        Ok(Self { rows, cols, data })
+        Ok(Self {
+            rows,
+            cols,
+            data: data.into(),
+        })
     }
 
     /// `[rows, cols]` with `value(row, col)` at each place.
     pub fn from_fn(rows: usize, cols: usize, mut value: impl FnMut(usize, usize) -> f32) -> Self {
-        let data = (0..rows * cols)
-            .map(|at| value(at / cols, at % cols))
-            .collect();
+        let data = (0..rows * cols).map(|at| value(at / cols, at % cols));
+        let data = data.collect::<Vec<_>>().into();
         Self { rows, cols, data }
     }
 
@@ -77,7 +90,7 @@ impl Tensor {
 
     /// The values, given up.
     pub fn into_vec(self) -> Vec<f32> {
-        self.data
+        self.data.into_vec()
     }
 
     /// The given rows, in that order: `[indices.len(), cols]`.
@@ -85,22 +98,18 @@ impl Tensor {
     /// # Errors
     /// [`KernelError::Value`] if an index is not below `rows`.
     pub fn gather_rows(&self, indices: &[usize]) -> Result<Self, KernelError> {
-        let mut data = Vec::with_capacity(indices.len() * self.cols);
-        for &index in indices {
-            if index >= self.rows {
-                let problem = format!("row {index} of {}", self.rows);
-                return Err(KernelError::Value {
-                    operation: "gather_rows",
-                    problem,
-                });
-            }
-            data.extend_from_slice(self.row(index));
+        if let Some(index) = indices.iter().find(|index| **index >= self.rows) {
+            let problem = format!("row {index} of {}", self.rows);
+            return Err(KernelError::Value {
+                operation: "gather_rows",
+                problem,
+            });
         }
-        Ok(Self {
-            rows: indices.len(),
-            cols: self.cols,
-            data,
-        })
+        let mut rows = Self::stale(indices.len(), self.cols);
+        for (row, index) in indices.iter().enumerate() {
+            rows.row_mut(row).copy_from_slice(self.row(*index));
+        }
+        Ok(rows)
     }
 
     /// `self += other`.

@@ -85,8 +85,8 @@ pub(crate) fn forward(qkv: Qkv<'_>, sequences: &Sequences, heads: Heads) -> Atte
         .par_iter()
         .map(|group| group_forward(group, qkv, heads))
         .collect();
-    let mut out = Tensor::zeros(qkv.q.rows(), qkv.q.cols());
-    let mut lse = Tensor::zeros(qkv.q.rows(), heads.query);
+    let mut out = Tensor::stale(qkv.q.rows(), qkv.q.cols());
+    let mut lse = Tensor::stale(qkv.q.rows(), heads.query);
     let shared = heads.query / heads.key_value;
     for (group, (part_out, part_lse)) in groups.iter().zip(&parts) {
         scatter(
@@ -184,9 +184,9 @@ pub(crate) fn backward(
         .map(|group| group_backward(group, d_out, qkv, saved, heads))
         .collect();
     let mut gradient = QkvGradient {
-        q: Tensor::zeros(qkv.q.rows(), qkv.q.cols()),
-        k: Tensor::zeros(qkv.k.rows(), qkv.k.cols()),
-        v: Tensor::zeros(qkv.v.rows(), qkv.v.cols()),
+        q: Tensor::stale(qkv.q.rows(), qkv.q.cols()),
+        k: Tensor::stale(qkv.k.rows(), qkv.k.cols()),
+        v: Tensor::stale(qkv.v.rows(), qkv.v.cols()),
     };
     for (group, part) in groups.iter().zip(&parts) {
         scatter(
@@ -310,7 +310,7 @@ fn score_gradient(p: &mut [f32], d_scores: &mut [f32], lse: f32, along: f32, sca
 }
 
 pub(crate) fn decode(q: &Tensor, caches: &[KeyValues<'_>], heads: Heads) -> Tensor {
-    let mut out = Tensor::zeros(q.rows(), q.cols());
+    let mut out = Tensor::stale(q.rows(), q.cols());
     let rows = out.data_mut().par_chunks_mut(heads.query * heads.dim);
     rows.zip(caches)
         .enumerate()

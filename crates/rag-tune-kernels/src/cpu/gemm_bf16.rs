@@ -7,6 +7,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::buffer::Buffer;
+
 use super::panels::{Bf16Rows, PANEL, PackedWeights};
 
 /// Pairs of the inner dimension a block has: a panel of 64 columns is then 256 KiB.
@@ -34,13 +36,18 @@ pub(crate) fn to_bf16_rows(
     inner: usize,
     scales: Option<&[f32]>,
 ) -> Bf16Rows {
+    let stride = inner.next_multiple_of(2);
+    // An odd row ends in a value that no weight meets, but that must be a number.
+    let data_16 = if stride == inner {
+        Buffer::stale(rows * stride)
+    } else {
+        Buffer::zeros(rows * stride)
+    };
     let mut result = Bf16Rows {
         rows,
         inner,
-        data: Vec::new(),
+        data: data_16,
     };
-    let stride = result.stride();
-    result.data = vec![bf16::ZERO; rows * stride];
     if rows * inner == 0 {
         return result;
     }

@@ -7,6 +7,8 @@
 
 use half::bf16;
 
+use crate::buffer::Buffer;
+
 /// Outputs a panel has.
 pub(crate) const PANEL: usize = 64;
 
@@ -147,7 +149,7 @@ fn widen_any(codes: &[i8], to: &mut [bf16]) {
 pub(crate) struct Bf16Rows {
     pub(crate) rows: usize,
     pub(crate) inner: usize,
-    pub(crate) data: Vec<bf16>,
+    pub(crate) data: Buffer<bf16>,
 }
 
 impl Bf16Rows {
