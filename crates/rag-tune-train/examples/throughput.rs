@@ -1,0 +1,99 @@
+//! Training throughput of full optimizer steps on random ids, for `scripts/bench-train.sh`.
+//!
+//! usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE] (defaults: 8 256 5 auto)
+//!
+//! The same work as `scripts/bench_peft.py`: a LoRA of rank 8 on q, k, v, o, loss on every token.
+//! The first step is not counted. Prints one JSON line.
+
+use std::path::Path;
+
+use rag_tune_model::checkpoint::Checkpoint;
+use rag_tune_model::config::ModelConfig;
+use rag_tune_model::llama::Llama;
+use rag_tune_model::tokenizer::EncodedRow;
+use rag_tune_train::batch::TrainSet;
+use rag_tune_train::config::{LoraConfig, LossOn, TrainConfig};
+use rag_tune_train::trainer::{Start, TrainRequest, train};
+
+/// The allocator of the `rag-tune` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[expect(clippy::print_stdout, reason = "the figures are this program's result")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let base = arguments
+        .get(1)
+        .ok_or("usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE]")?;
+    let number =
+        |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |text| text.parse());
+    let (rows, tokens, steps) = (number(2, 8)?, number(3, 256)?, number(4, 5)?);
+    let compute = arguments.get(5).map_or("auto", String::as_str);
+    let compute = serde_json::from_value(compute.into())?;
+
+    let checkpoint = Checkpoint::open(Path::new(base))?;
+    let config = ModelConfig {
+        base: base.clone(),
+        compute,
+        ..Default::default()
+    };
+    let model = Llama::load(&checkpoint, &config, &mut |_, _| ())?;
+    let vocab = model.config().vocab_size as u64;
+    // Each row is one token short: the trainer appends the end of the sequence.
+    let row = |row: usize| EncodedRow {
+        ids: (0..tokens - 1)
+            .map(|at| ((row * tokens + at) as u64 * 2_654_435_761 % vocab) as u32)
+            .collect(),
+        prompt_len: 1,
+    };
+    let encoded: Vec<_> = (0..rows).map(row).collect();
+    let train_config = TrainConfig {
+        learning_rate: 1e-4,
+        tokens_per_micro_batch: rows * tokens,
+        batch_size: rows,
+        max_length: tokens,
+        max_steps: Some(steps + 1),
+        warmup_steps: Some(0),
+        loss_on: LossOn::All,
+        checkpoint_every: steps + 1,
+        ..Default::default()
+    };
+    let lora = LoraConfig {
+        rank: 8,
+        alpha: 16.0,
+        dropout: 0.0,
+        ..Default::default()
+    };
+    let set = TrainSet::new(&encoded, 2, &train_config, 0)?;
+    let out = tempfile::tempdir()?;
+    let request = TrainRequest {
+        model: &model,
+        base,
+        set: &set,
+        lora: &lora,
+        train: &train_config,
+        seed: 0,
+        out: out.path(),
+        start: Start::Afresh,
+    };
+    let mut seconds = Vec::new();
+    train(&request, &mut |record| seconds.push(record.seconds))?;
+    seconds.remove(0);
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let result = serde_json::json!({
+        "compute": format!("{:?}", model.compute()).to_lowercase(),
+        "tokens_per_s": ((rows * tokens) as f64 / median * 10.0).round() / 10.0,
+        "seconds_per_step": (median * 1e3).round() / 1e3,
+        "peak_rss_mib": peak_rss_mib(),
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// The process's peak resident memory, where the system tells.
+fn peak_rss_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+}
