@@ -26,6 +26,7 @@ python3 -m venv "$dir"
   transformers==5.23.0 \
   peft==0.21.2 \
   accelerate==1.15.0 \
+  sentence-transformers==6.2.0 \
   gguf==0.19.0 \
   safetensors==0.8.0 \
   tokenizers==0.23.3 \

@@ -73,3 +73,18 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
+
+/// docs/config.md shows the same text, so that it cannot fall behind the program.
+#[test]
+fn the_handbook_has_every_key_and_explanation() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let handbook = std::fs::read_to_string(root.join("docs/config.md")).unwrap();
+    let text = support::rag_tune(&root, &["config", "configs/sql_rag1.toml", "--docs"]).ok();
+    for line in text.lines() {
+        // Without the value's origin.
+        let line = line
+            .rsplit_once("  #")
+            .map_or(line, |(value, _)| value.trim_end());
+        assert!(handbook.contains(line), "docs/config.md lacks `{line}`");
+    }
+}

@@ -85,11 +85,11 @@ pub struct TrainConfig {
     /// Passes over the training rows. Excludes `max_steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f32>,
-    /// What the learning rate does after the warmup.
+    /// What the learning rate does after the warmup: `cosine` (down to 0) or `constant`.
     pub schedule: Schedule,
     /// Rows with more tokens are left out of training, and counted.
     pub max_length: usize,
-    /// Which tokens carry loss.
+    /// Which tokens carry loss: `completion` (answer and end of sequence) or `all`.
     pub loss_on: LossOn,
     /// Steps between checkpoints; the last one is kept.
     pub checkpoint_every: usize,
@@ -103,7 +103,8 @@ pub struct TrainConfig {
     pub beta2: f32,
     /// AdamW's denominator offset.
     pub epsilon: f32,
-    /// What the forward pass keeps for the backward pass.
+    /// What is kept for the backward pass: `selective`, `full` (block inputs only: least memory, a
+    /// third more time), or `auto` (`selective` if it fits). All give the same gradients.
     pub activations: Activations,
 }
 
