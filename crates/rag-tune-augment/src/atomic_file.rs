@@ -18,15 +18,7 @@ pub(crate) struct PendingFile {
 impl PendingFile {
     /// Begins `path`, making its folder if needed.
     pub(crate) fn create(path: &Path) -> Result<Self, AugmentError> {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).map_err(AugmentError::write(folder))?;
-        let file = with_usual_permissions(&mut tempfile::Builder::new())
-            .prefix(".rag-tune-")
-            .tempfile_in(folder)
-            .map_err(AugmentError::write(path))?;
+        let file = temporary_beside(path).map_err(AugmentError::write(path))?;
         Ok(Self {
             path: path.to_owned(),
             writer: BufWriter::new(file),
@@ -38,13 +30,6 @@ impl PendingFile {
         let written = serde_json::to_writer(&mut self.writer, value).map_err(Into::into);
         written
             .and_then(|()| self.writer.write_all(b"\n"))
-            .map_err(AugmentError::write(&self.path))
-    }
-
-    /// Appends bytes.
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), AugmentError> {
-        self.writer
-            .write_all(bytes)
             .map_err(AugmentError::write(&self.path))
     }
 
@@ -63,14 +48,38 @@ impl PendingFile {
     }
 }
 
+/// Writes `bytes` to `path` through a temporary file in the same folder, which is made if needed.
+///
+/// # Errors
+/// When the folder cannot be made or written; what `path` held before stays.
+pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = temporary_beside(path)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
 /// Writes `value` as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), AugmentError> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|e| AugmentError::write(path)(std::io::Error::from(e)))?;
-    text.push(b'\n');
-    let mut file = PendingFile::create(path)?;
-    file.bytes(&text)?;
-    file.commit()
+    let text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
+    let written = text.and_then(|mut text| {
+        text.push(b'\n');
+        write_file(path, &text)
+    });
+    written.map_err(AugmentError::write(path))
+}
+
+/// A temporary file in the folder of `path`.
+fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    with_usual_permissions(&mut tempfile::Builder::new())
+        .prefix(".rag-tune-")
+        .tempfile_in(folder)
 }
 
 /// Temporary files are readable by their owner only; these become results, which others may read.
@@ -100,7 +109,7 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
 
         let mut pending = PendingFile::create(&path).unwrap();
-        pending.bytes(b"half").unwrap();
+        pending.json_line(&"half").unwrap();
         drop(pending);
 
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");

@@ -11,7 +11,7 @@
 //! - [`prompt`]: row and examples become `inference_prompt` and `full_prompt`
 //! - [`manifest`], [`retrieval_record`]: what a run was made from, so that it can be reused
 
-mod atomic_file;
+pub mod atomic_file;
 pub mod augment;
 mod augmented_row;
 pub mod dataset;

@@ -14,22 +14,41 @@ use half::bf16;
 const SMALLEST_POOLED_BYTES: usize = 1 << 16;
 
 /// Free buffers by capacity.
+///
+/// What the program holds, in use and free, never exceeds what was once in use at a time: a buffer
+/// is made anew only after free ones of its size have been given up for it.
 pub(crate) struct Pool<T>(Mutex<BTreeMap<usize, Vec<Vec<T>>>>);
 
-impl<T> Pool<T> {
+impl<T: Pooled> Pool<T> {
     const fn new() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// The smallest free buffer that holds `len` values.
-    fn take(&self, len: usize) -> Option<Vec<T>> {
+    /// A buffer of `len` values: the smallest free one that holds them, if it is not twice as large as
+    /// needed, or a new one.
+    fn take(&self, len: usize) -> Vec<T> {
         // A panic elsewhere cannot leave the map half changed.
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (&capacity, buffers) = free.range_mut(len..).next()?;
-        let buffer = buffers.pop();
-        if buffers.is_empty() {
-            free.remove(&capacity);
+        let fitting = free
+            .range(len..=2 * len)
+            .next()
+            .map(|(capacity, _)| *capacity);
+        if let Some(mut buffer) = fitting.and_then(|capacity| remove(&mut free, capacity)) {
+            buffer.resize(len, T::ZERO);
+            return buffer;
         }
+        // The largest first: fewest are lost.
+        let capacity = rounded_capacity(len);
+        let mut given_up = 0;
+        while given_up < capacity
+            && let Some(largest) = free.last_key_value().map(|(capacity, _)| *capacity)
+        {
+            given_up += largest;
+            drop(remove(&mut free, largest));
+        }
+        drop(free);
+        let mut buffer = Vec::with_capacity(capacity);
+        buffer.resize(len, T::ZERO);
         buffer
     }
 
@@ -37,6 +56,22 @@ impl<T> Pool<T> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         free.entry(buffer.capacity()).or_default().push(buffer);
     }
+}
+
+fn remove<T>(free: &mut BTreeMap<usize, Vec<Vec<T>>>, capacity: usize) -> Option<Vec<T>> {
+    let buffers = free.get_mut(&capacity)?;
+    let buffer = buffers.pop();
+    if buffers.is_empty() {
+        free.remove(&capacity);
+    }
+    buffer
+}
+
+/// Up to the next eighth of a power of two: micro-batches differ by a few tokens, and should still
+/// find each other's buffers.
+fn rounded_capacity(len: usize) -> usize {
+    let eighth = (len.next_power_of_two() / 16).max(1);
+    len.next_multiple_of(eighth)
 }
 
 /// A number that buffers hold.
@@ -71,11 +106,7 @@ impl<T: Pooled> Buffer<T> {
         if len * size_of::<T>() < SMALLEST_POOLED_BYTES {
             return Self(vec![T::ZERO; len]);
         }
-        let Some(mut buffer) = T::pool().take(len) else {
-            return Self(vec![T::ZERO; len]);
-        };
-        buffer.resize(len, T::ZERO);
-        Self(buffer)
+        Self(T::pool().take(len))
     }
 
     /// `len` zeros.
@@ -135,6 +166,51 @@ impl<T: Pooled> DerefMut for Buffer<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A number type of its own, so that no other test touches its pool.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Lonely(u32);
+
+    impl Pooled for Lonely {
+        const ZERO: Self = Lonely(0);
+        fn pool() -> &'static Pool<Self> {
+            static POOL: Pool<Lonely> = Pool::new();
+            &POOL
+        }
+    }
+
+    fn free() -> usize {
+        let free = Lonely::pool().0.lock().unwrap();
+        free.iter()
+            .map(|(capacity, buffers)| capacity * buffers.len())
+            .sum()
+    }
+
+    #[test]
+    fn the_pool_never_holds_more_than_was_once_in_use() {
+        let (mut most_in_use, mut most_asked_for) = (0, 0);
+        for round in 0..50 {
+            let sizes = [
+                100_000 + 997 * round,
+                30_000 + 501 * (round * 7 % 13),
+                300_000 - 700 * round,
+            ];
+            let buffers = sizes.map(Buffer::<Lonely>::stale);
+            let in_use = buffers.iter().map(|buffer| buffer.0.capacity()).sum();
+            most_in_use = most_in_use.max(in_use);
+            most_asked_for = most_asked_for.max(sizes.iter().sum());
+            drop(buffers);
+            assert!(
+                free() <= most_in_use,
+                "round {round}: {} free, {most_in_use} once in use",
+                free()
+            );
+        }
+        assert!(
+            most_in_use <= 2 * most_asked_for,
+            "{most_in_use} for {most_asked_for}"
+        );
+    }
 
     #[test]
     fn zeros_are_zeros_after_use() {

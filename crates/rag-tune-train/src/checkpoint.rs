@@ -4,7 +4,8 @@
 //! finished one), both moments and `state.json`. A checkpoint is written under a temporary
 //! name and renamed, so a folder with the final name is complete; then the one before it goes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rag_tune_model::lora::Adapter;
@@ -12,7 +13,6 @@ use rag_tune_model::peft;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::files::write_synced;
 use crate::optimizer::Optimizer;
 
 const FIRST_MOMENTS: &str = "optimizer_first_moments.safetensors";
@@ -158,4 +158,14 @@ impl Checkpoints {
         )?;
         Ok(state.step)
     }
+}
+
+/// Writes a new file and waits until it is on the disk, so that the rename cannot come first.
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(TrainError::write(path))
 }

@@ -8,7 +8,6 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
-mod files;
 pub mod memory;
 pub mod optimizer;
 pub mod schedule;

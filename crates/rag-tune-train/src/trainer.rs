@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rag_tune_augment::atomic_file::write_file;
 use rag_tune_model::llama::{Keep, Llama, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
 use rag_tune_model::peft;
@@ -15,7 +16,6 @@ use crate::batch::{MicroBatch, TrainSet};
 use crate::checkpoint::Checkpoints;
 use crate::config::{LoraConfig, TrainConfig};
 use crate::error::TrainError;
-use crate::files::write_atomically;
 use crate::memory::MemoryPlan;
 use crate::optimizer::{Optimizer, clip_factor};
 use crate::schedule::LearningRate;
@@ -119,9 +119,11 @@ pub fn train(
     }
     let adapter = request.out.join(peft::WEIGHTS_FILE);
     let config = peft::config_text(&run.adapter, request.base, request.lora.dropout)?;
-    write_atomically(&request.out.join(peft::CONFIG_FILE), config.as_bytes())?;
+    let config_path = request.out.join(peft::CONFIG_FILE);
+    write_file(&config_path, config.as_bytes()).map_err(TrainError::write(&config_path))?;
     // Last: a folder with this file holds a finished run.
-    write_atomically(&adapter, &peft::weights_bytes(&run.adapter)?)?;
+    let weights = peft::weights_bytes(&run.adapter)?;
+    write_file(&adapter, &weights).map_err(TrainError::write(&adapter))?;
     Ok(TrainSummary {
         steps: total,
         last,
@@ -308,7 +310,7 @@ fn keep_metrics_before(path: &Path, first: usize) -> Result<(), TrainError> {
         });
         lines.for_each(|line| kept.extend([line, "\n"]));
     }
-    write_atomically(path, kept.as_bytes())
+    write_file(path, kept.as_bytes()).map_err(TrainError::write(path))
 }
 
 fn append_line(path: &Path, record: &StepRecord) -> Result<(), TrainError> {

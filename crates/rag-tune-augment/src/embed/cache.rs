@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::candle_message;
 use crate::AugmentError;
-use crate::atomic_file::PendingFile;
+use crate::atomic_file::write_file;
 
 /// SHA-256 of a text.
 type Key = [u8; 32];
@@ -99,9 +99,7 @@ impl VectorCache {
             path: path.clone(),
             problem: candle_message(&error),
         })?;
-        let mut file = PendingFile::create(path)?;
-        file.bytes(&bytes)?;
-        file.commit()
+        write_file(path, &bytes).map_err(AugmentError::write(path))
     }
 
     fn to_bytes(&self) -> Result<Vec<u8>, candle_core::Error> {
