@@ -9,7 +9,10 @@ mod common;
 use std::path::Path;
 use std::time::Instant;
 
-use common::mirror_or_skip;
+use common::mirror_with;
+
+const MODEL: &str = "models/sentence-transformers/all-MiniLM-L6-v2";
+const DATA: &str = "datasets/samlhuillier/sql-create-context-spider-intersect";
 use rag_tune_augment::embed::{BertEmbedder, Embedder};
 use rag_tune_augment::{
     AugmentRequest, DataConfig, Hub, RetrievalConfig, TaskKind, augment, read_augmented,
@@ -26,7 +29,7 @@ struct Golden {
 
 #[test]
 fn vectors_equal_those_of_sentence_transformers() {
-    let Some(mirror) = mirror_or_skip("vectors_equal_those_of_sentence_transformers") else {
+    let Some(mirror) = mirror_with(&[MODEL]) else {
         return;
     };
     let golden: Golden = serde_json::from_str(include_str!("fixtures/golden_minilm.json")).unwrap();
@@ -61,7 +64,7 @@ fn vectors_equal_those_of_sentence_transformers() {
 /// All 3,961 + 568 rows of the original experiment's data.
 #[test]
 fn every_row_of_the_sql_data_gets_a_near_question_about_another_database() {
-    let Some(mirror) = mirror_or_skip("every_row_of_the_sql_data_...") else {
+    let Some(mirror) = mirror_with(&[MODEL, DATA]) else {
         return;
     };
     let out = tempfile::tempdir().unwrap();

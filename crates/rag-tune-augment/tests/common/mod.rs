@@ -10,11 +10,15 @@ use candle_nn::{VarBuilder, VarMap};
 use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::json;
 
-/// The mirror, or `None` with the message that the test was skipped.
-pub fn mirror_or_skip(test: &str) -> Option<PathBuf> {
+/// The mirror, if it has all of `paths`; says that the test was skipped where not.
+pub fn mirror_with(paths: &[&str]) -> Option<PathBuf> {
     let mirror = std::env::var_os("RAG_TUNE_MIRROR").map(PathBuf::from);
+    let mirror = mirror.filter(|mirror| paths.iter().all(|path| mirror.join(path).exists()));
     if mirror.is_none() {
-        eprintln!("{test} skipped: no mirror (RAG_TUNE_MIRROR)");
+        eprintln!(
+            "skipped: no mirror with {} (RAG_TUNE_MIRROR)",
+            paths.join(", ")
+        );
     }
     mirror
 }

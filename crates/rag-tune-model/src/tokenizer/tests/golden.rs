@@ -88,7 +88,11 @@ fn assert_golden(tokenizer: &Tokenizer, mirror: &Path, golden: &GoldenModel) {
         assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
     }
     for file in &golden.files {
-        let data = fs::read_to_string(mirror.join("datasets").join(&file.path)).unwrap();
+        let path = format!("datasets/{}", file.path);
+        if mirror_with(&path).is_none() {
+            continue; // a mirror of the models alone
+        }
+        let data = fs::read_to_string(mirror.join(path)).unwrap();
         let lines: Vec<&str> = data.lines().collect();
         let encoded: Vec<Vec<u32>> = lines
             .par_iter()
