@@ -33,7 +33,7 @@ fn vectors_equal_those_of_sentence_transformers() {
         return;
     };
     let golden: Golden = serde_json::from_str(include_str!("fixtures/golden_minilm.json")).unwrap();
-    let folder = mirror.join("models/sentence-transformers/all-MiniLM-L6-v2");
+    let folder = mirror.join(MODEL);
     let texts: Vec<&str> = golden.texts.iter().map(String::as_str).collect();
     let vectors = BertEmbedder::load(&folder)
         .unwrap()
