@@ -1,28 +1,27 @@
 //! The driver: a data set's splits in, `<split>.jsonl` with prompts and a manifest out.
 //!
-//! Nothing is written before everything is computed, and every file appears whole.
+//! Rows stream from file to file, a chunk at a time; no file gets its name before all are whole.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::atomic_file::PendingFile;
 use crate::augmented_row::{ADDED_FIELDS, AugmentedRow};
-use crate::dataset::read_jsonl;
-use crate::embed::{BertEmbedder, Embeddings, embed_cached};
-use crate::fingerprint::sha256_of_file;
-use crate::knowledge_base::KnowledgeBase;
+use crate::dataset::{DataError, Reading, Split};
+use crate::embed::{self, Embedder};
+use crate::fingerprint::sha256_of_files;
 use crate::manifest::{AugmentSettings, Manifest, SplitRecord};
 use crate::prompt::PromptTemplate;
-use crate::select::{Eligibility, Example, Origin, random, semantic};
-use crate::{
-    AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Row, Selector, Task, TaskKind,
-};
+use crate::select::{Constraints, Example, Queries, Select, SelectError, Sources};
+use crate::{AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Row, Selector, Task};
 
 /// What to augment, how, and where to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct AugmentRequest<'a> {
-    /// The task: columns and template.
-    pub task: TaskKind,
+    /// The task: columns and templates.
+    pub task: &'a Task,
     /// The `[data]` section.
     pub data: &'a DataConfig,
     /// The `[retrieval]` section.
@@ -31,11 +30,14 @@ pub struct AugmentRequest<'a> {
     pub splits: &'a [&'a str],
     /// The folder that gets `<split>.jsonl` and `manifest.json`.
     pub out: &'a Path,
-    /// What the random selector draws by.
+    /// What random choices are drawn by.
     pub seed: u64,
     /// A folder that remembers embedded texts between runs.
     pub cache: Option<PathBuf>,
 }
+
+/// Rows that are read, given examples and written together.
+const CHUNK: usize = 4096;
 
 /// Augments the requested splits.
 ///
@@ -49,9 +51,8 @@ pub fn augment(
 ) -> Result<Manifest, AugmentError> {
     let inputs = Inputs::resolve(request, hub)?;
     let settings = inputs.settings(request)?;
-    let splits = Splits::read(request, &inputs)?;
-    let examples = splits.choose_examples(request, &inputs, progress)?;
-    let written = splits.write_pending(request, &examples)?;
+    let run = Run::open(request, &inputs, progress)?;
+    let written = run.write_pending()?;
 
     let mut manifest = Manifest {
         splits: kept_splits(request.out, &settings)?,
@@ -61,8 +62,8 @@ pub fn augment(
         file.commit()?;
         let record = SplitRecord {
             rows,
-            input_sha256: sha256_of_file(&inputs.splits[split])?,
-            output_sha256: sha256_of_file(&output_path(request.out, split))?,
+            input_sha256: sha256_of_files(&inputs.splits[split])?,
+            output_sha256: sha256_of_files(&[output_path(request.out, split)])?,
         };
         manifest.splits.insert(split.to_owned(), record);
     }
@@ -87,8 +88,8 @@ pub fn is_current(request: &AugmentRequest<'_>, hub: &Hub) -> Result<bool, Augme
         let Some(record) = manifest.splits.get(split).filter(|_| output.is_file()) else {
             return Ok(false);
         };
-        if record.input_sha256 != sha256_of_file(input)?
-            || record.output_sha256 != sha256_of_file(&output)?
+        if record.input_sha256 != sha256_of_files(input)?
+            || record.output_sha256 != sha256_of_files(&[output])?
         {
             return Ok(false);
         }
@@ -111,11 +112,11 @@ fn kept_splits(
 
 /// The local files of a request.
 struct Inputs<'a> {
-    splits: BTreeMap<&'a str, PathBuf>,
+    splits: BTreeMap<&'a str, Vec<PathBuf>>,
     /// `None` without examples.
-    train: Option<PathBuf>,
+    train: Option<Vec<PathBuf>>,
     /// `None` where no text is embedded.
-    embedder: Option<PathBuf>,
+    embedder: Option<Box<dyn Embedder>>,
 }
 
 impl<'a> Inputs<'a> {
@@ -123,12 +124,12 @@ impl<'a> Inputs<'a> {
         let AugmentRequest {
             data, retrieval, ..
         } = request;
-        let split = |name: &str| hub.dataset(&data.source, name);
-        let splits = request.splits.iter().map(|&name| Ok((name, split(name)?)));
-        let train = (retrieval.examples > 0).then(|| split(&data.train_split));
+        let files = |split: &str| hub.split_files(data, split);
+        let splits = request.splits.iter().map(|&name| Ok((name, files(name)?)));
+        let train = (retrieval.examples > 0).then(|| files(&data.train_split));
         let embedder = retrieval
             .needs_embedder()
-            .then(|| hub.model(&retrieval.embedder));
+            .then(|| embed::open(retrieval, hub));
         Ok(Self {
             splits: splits.collect::<Result<_, AugmentError>>()?,
             train: train.transpose()?,
@@ -139,177 +140,176 @@ impl<'a> Inputs<'a> {
     fn settings(&self, request: &AugmentRequest<'_>) -> Result<AugmentSettings, AugmentError> {
         let draws =
             request.retrieval.examples > 0 && request.retrieval.selector == Selector::Random;
-        let embedder = self.embedder.as_deref().map(BertEmbedder::fingerprint_of);
-        let train = self.train.as_deref().map(sha256_of_file);
+        let train = self.train.as_deref().map(sha256_of_files);
         Ok(AugmentSettings {
             rag_tune_version: env!("CARGO_PKG_VERSION").into(),
-            task: request.task,
-            source: request.data.source.clone(),
-            train_split: request.data.train_split.clone(),
+            task: request.task.clone(),
+            data: request.data.clone(),
             retrieval: request.retrieval.clone(),
             seed: draws.then_some(request.seed),
-            template_sha256: request.task.task().template_sha256(),
-            embedder_sha256: embedder.transpose()?,
+            template_sha256: request.task.template_sha256(),
+            embedder_sha256: self
+                .embedder
+                .as_ref()
+                .map(|embedder| embedder.fingerprint().to_owned()),
             knowledge_base_sha256: train.transpose()?,
         })
     }
 }
 
-/// The rows of a request.
-struct Splits<'a> {
-    task: &'static Task,
-    /// The rows that examples are taken from; empty without examples.
-    train: Vec<Row>,
-    /// The splits to augment.
-    queries: BTreeMap<&'a str, Vec<Row>>,
+/// The opened splits of a request.
+struct Run<'a> {
+    request: &'a AugmentRequest<'a>,
+    template: PromptTemplate,
+    queries: BTreeMap<&'a str, Split>,
+    /// `None` without examples.
+    knowledge: Option<Knowledge>,
+    embedder: Option<&'a dyn Embedder>,
+    progress: &'a dyn Progress,
 }
 
-/// The examples of each row of each split.
-type Chosen<'a> = BTreeMap<&'a str, Vec<Vec<Example>>>;
+/// What examples are taken from.
+struct Knowledge {
+    train: Split,
+    constraints: Constraints,
+}
 
-impl<'a> Splits<'a> {
-    fn read(request: &AugmentRequest<'a>, inputs: &Inputs<'a>) -> Result<Self, AugmentError> {
-        let task = request.task.task();
-        let mut required = task.fields.to_vec();
-        if request.retrieval.examples > 0 {
-            required.extend(request.retrieval.different.iter().map(String::as_str));
+impl<'a> Run<'a> {
+    fn open(
+        request: &'a AugmentRequest<'a>,
+        inputs: &'a Inputs<'a>,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, AugmentError> {
+        let mut required = request.task.columns();
+        let retrieval = request.retrieval;
+        if retrieval.examples > 0 {
+            required.extend(retrieval.different.iter().map(String::as_str));
         }
-        let train = inputs
-            .train
-            .as_deref()
-            .map(|path| read_jsonl(path, &required));
-        let queries = inputs.splits.iter().map(|(&name, path)| {
-            let rows = read_jsonl(path, &required)?;
-            refuse_added_fields(path, &rows)?;
-            Ok((name, rows))
-        });
+        let id = &request.data.id;
+        let reading = Reading {
+            columns: &request.data.columns,
+            required: &required,
+            id: (!id.is_empty()).then_some(id),
+            bad_rows: request.data.bad_rows,
+        };
+        let open = |files: &Vec<PathBuf>| Split::open(files, &reading);
+        let train = inputs.train.as_ref().map(open).transpose()?;
+        let queries = inputs
+            .splits
+            .iter()
+            .map(|(name, files)| Ok((*name, open(files)?)));
         Ok(Self {
-            task,
-            train: train.transpose()?.unwrap_or_default(),
+            request,
+            template: PromptTemplate::new(request.task)?,
             queries: queries.collect::<Result<_, AugmentError>>()?,
+            knowledge: train
+                .map(|train| Knowledge::new(train, request))
+                .transpose()?,
+            embedder: inputs.embedder.as_deref(),
+            progress,
         })
     }
 
-    fn choose_examples(
-        &self,
-        request: &AugmentRequest<'a>,
-        inputs: &Inputs<'a>,
-        progress: &dyn Progress,
-    ) -> Result<Chosen<'a>, AugmentError> {
-        let wanted = request.retrieval.examples;
-        if wanted == 0 {
-            let none = self
-                .queries
-                .iter()
-                .map(|(&name, rows)| (name, vec![Vec::new(); rows.len()]));
-            return Ok(none.collect());
-        }
-        let vectors = match &inputs.embedder {
-            Some(folder) => Some(self.embed(folder, request.cache.as_deref(), progress)?),
-            None => None,
-        };
-        let mut chosen = Chosen::new();
-        for (&name, rows) in &self.queries {
-            let eligible = self.eligibility(request, name, rows);
-            let examples = match &vectors {
-                Some((train, queries)) => semantic(train, &queries[name], &eligible, wanted),
-                None => random(request.seed, name, &eligible, wanted),
-            };
-            self.require_enough(name, &examples, wanted)?;
-            chosen.insert(name, examples);
-        }
-        Ok(chosen)
-    }
-
-    fn eligibility(&self, request: &AugmentRequest<'_>, split: &str, rows: &[Row]) -> Eligibility {
-        let origin = if split == request.data.train_split {
-            Origin::KnowledgeBase
-        } else {
-            Origin::OtherSplit
-        };
-        let different = &request.retrieval.different;
-        Eligibility::new(self.task.query_field, different, &self.train, rows, origin)
-    }
-
-    fn embed(
-        &self,
-        folder: &Path,
-        cache: Option<&Path>,
-        progress: &dyn Progress,
-    ) -> Result<(KnowledgeBase, BTreeMap<&'a str, Embeddings>), AugmentError> {
-        let embedder = BertEmbedder::load(folder)?;
-        let embed = |rows: &[Row]| {
-            let texts: Vec<&str> = rows
-                .iter()
-                .map(|row| row.text(self.task.query_field))
-                .collect();
-            embed_cached(&embedder, cache, &texts, progress)
-        };
-        let train = KnowledgeBase::new(embed(&self.train)?);
-        let queries = self
-            .queries
-            .iter()
-            .map(|(&name, rows)| Ok((name, embed(rows)?)));
-        Ok((train, queries.collect::<Result<_, AugmentError>>()?))
-    }
-
-    fn require_enough(
-        &self,
-        split: &str,
-        chosen: &[Vec<Example>],
-        wanted: usize,
-    ) -> Result<(), AugmentError> {
-        match chosen
-            .iter()
-            .enumerate()
-            .find(|(_, examples)| examples.len() < wanted)
-        {
-            None => Ok(()),
-            Some((row, examples)) => Err(AugmentError::TooFewExamples {
-                split: split.into(),
-                row,
-                available: examples.len(),
-                rows: self.train.len(),
-                wanted,
-            }),
-        }
-    }
-
     /// Number of rows and the uncommitted file of each split.
-    fn write_pending(
-        &self,
-        request: &AugmentRequest<'_>,
-        chosen: &Chosen<'a>,
-    ) -> Result<BTreeMap<&'a str, (usize, PendingFile)>, AugmentError> {
-        let template = PromptTemplate::new(self.task)?;
+    fn write_pending(&self) -> Result<BTreeMap<&'a str, (usize, PendingFile)>, AugmentError> {
+        let knowledge = self.knowledge.as_ref();
+        let selector = knowledge.map(|knowledge| self.sources(knowledge).selector());
+        let selector = selector.transpose()?;
         let mut files = BTreeMap::new();
-        for (&name, rows) in &self.queries {
-            let mut file = PendingFile::create(&output_path(request.out, name))?;
-            for (row, examples) in rows.iter().zip(&chosen[name]) {
-                file.json_line(&self.augmented(&template, row, examples)?)?;
+        for (&name, split) in &self.queries {
+            let mut file = PendingFile::create(&output_path(self.request.out, name))?;
+            for start in (0..split.len()).step_by(CHUNK) {
+                let rows = split.rows(start..split.len().min(start + CHUNK))?;
+                refuse_added_fields(split.path(), &rows)?;
+                let queries = Queries {
+                    split: name,
+                    own: name == self.request.data.train_split,
+                    start,
+                    rows: &rows,
+                };
+                let examples = match (knowledge, &selector) {
+                    (Some(knowledge), Some(selector)) => {
+                        self.choose(knowledge, selector.as_ref(), &queries)?
+                    }
+                    _ => vec![Vec::new(); rows.len()],
+                };
+                let augmented = rows
+                    .into_par_iter()
+                    .zip(examples)
+                    .map(|(row, examples)| self.augmented(row, examples));
+                for row in augmented.collect::<Result<Vec<_>, AugmentError>>()? {
+                    file.json_line(&row)?;
+                }
             }
-            files.insert(name, (rows.len(), file));
+            files.insert(name, (split.len(), file));
         }
         Ok(files)
     }
 
-    fn augmented(
+    fn sources<'s>(&'s self, knowledge: &'s Knowledge) -> Sources<'s> {
+        Sources {
+            task: self.request.task,
+            retrieval: self.request.retrieval,
+            train: &knowledge.train,
+            seed: self.request.seed,
+            embedder: self.embedder,
+            cache: self.request.cache.as_deref(),
+            progress: self.progress,
+        }
+    }
+
+    fn choose(
         &self,
-        template: &PromptTemplate,
-        row: &Row,
-        examples: &[Example],
-    ) -> Result<AugmentedRow, AugmentError> {
-        let rows: Vec<&Row> = examples
-            .iter()
-            .map(|example| &self.train[example.row])
-            .collect();
-        let prompt = template.render(row, &rows)?;
+        knowledge: &Knowledge,
+        selector: &dyn Select,
+        queries: &Queries<'_>,
+    ) -> Result<Vec<Vec<Example>>, AugmentError> {
+        let wanted = self.request.retrieval.examples;
+        let own_start = queries.own.then_some(queries.start);
+        let constraints = knowledge.constraints.of_queries(queries.rows, own_start);
+        let allowed = |query, row| constraints.allows(query, row);
+        let chosen = selector.select(queries, wanted, &allowed)?;
+        let too_few = chosen.iter().position(|examples| examples.len() < wanted);
+        match too_few {
+            None => Ok(chosen),
+            Some(query) => Err(SelectError::TooFewExamples {
+                split: queries.split.into(),
+                row: queries.start + query,
+                available: chosen[query].len(),
+                rows: knowledge.train.len(),
+                wanted,
+            }
+            .into()),
+        }
+    }
+
+    fn augmented(&self, row: Row, examples: Vec<Example>) -> Result<AugmentedRow, AugmentError> {
+        let rows = match &self.knowledge {
+            Some(knowledge) => examples
+                .iter()
+                .map(|example| knowledge.train.row(example.row))
+                .collect::<Result<Vec<_>, _>>()?,
+            None => Vec::new(),
+        };
+        let prompt = self
+            .template
+            .render(&row, &rows.iter().collect::<Vec<_>>())?;
         Ok(AugmentedRow {
-            fields: row.fields.clone(),
+            fields: row.fields,
             inference_prompt: prompt.inference_prompt,
             full_prompt: prompt.full_prompt,
-            examples: examples.to_vec(),
+            examples,
         })
+    }
+}
+
+impl Knowledge {
+    fn new(train: Split, request: &AugmentRequest<'_>) -> Result<Self, AugmentError> {
+        let mut constraints = Constraints::new(request.task, request.retrieval);
+        for start in (0..train.len()).step_by(CHUNK) {
+            constraints.push(&train.rows(start..train.len().min(start + CHUNK))?);
+        }
+        Ok(Self { train, constraints })
     }
 }
 
@@ -320,11 +320,12 @@ fn refuse_added_fields(path: &Path, rows: &[Row]) -> Result<(), AugmentError> {
             .find(|field| row.fields.contains_key(**field))
         {
             let path = path.to_owned();
-            return Err(AugmentError::ReservedField {
+            return Err(DataError::ReservedField {
                 path,
                 row: row.index,
                 field,
-            });
+            }
+            .into());
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::AugmentError;
-use crate::dataset::read_jsonl;
+use crate::dataset::{DataError, read_jsonl};
 use crate::select::Example;
 
 /// The fields that augmentation adds.
@@ -36,14 +36,17 @@ impl AugmentedRow {
 /// Reads an augmented file.
 ///
 /// # Errors
-/// As [`read_jsonl`]; [`AugmentError::BadLine`] also for `examples` of another form.
+/// As [`read_jsonl`]; [`DataError::BadLine`] also for `examples` of another form.
 pub fn read_augmented(path: &Path) -> Result<Vec<AugmentedRow>, AugmentError> {
     let rows = read_jsonl(path, &ADDED_FIELDS[..2])?;
     let augmented = rows.into_iter().map(|row| {
-        serde_json::from_value(Value::Object(row.fields)).map_err(|error| AugmentError::BadLine {
-            path: path.to_owned(),
-            line: row.index + 1,
-            problem: error.to_string(),
+        serde_json::from_value(Value::Object(row.fields)).map_err(|error| {
+            DataError::BadLine {
+                path: path.to_owned(),
+                line: row.index + 1,
+                problem: error.to_string(),
+            }
+            .into()
         })
     });
     augmented.collect()

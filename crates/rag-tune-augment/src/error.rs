@@ -1,6 +1,12 @@
 //! Everything that can go wrong between a data set's name and its augmented rows.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::dataset::DataError;
+use crate::embed::EndpointError;
+use crate::select::SelectError;
+use crate::stores::StoreError;
+use crate::task::TaskError;
 
 /// An error of this crate; [`AugmentError::hint`] says how to mend it.
 #[derive(Debug, thiserror::Error)]
@@ -21,77 +27,26 @@ pub enum AugmentError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line of a data file is not a JSON object.
-    #[error("`{path}` line {line}: not a JSON object: {problem}")]
-    BadLine {
-        /// The data file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What the parser said.
-        problem: String,
-    },
-    /// A row lacks a field that the task reads.
-    #[error("`{path}` line {line}: no field `{field}`")]
-    MissingField {
-        /// The data file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// The field's name.
-        field: String,
-        /// The fields that the row has.
-        present: Vec<String>,
-    },
-    /// A field that the task reads as text is something else.
-    #[error("`{path}` line {line}: field `{field}` is {found}, expected a string")]
-    FieldType {
-        /// The data file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// The field's name.
-        field: String,
-        /// The JSON type found.
-        found: &'static str,
-    },
-    /// A source row already has a field that augmentation adds.
-    #[error("`{path}` row {row}: field `{field}` is one that augmentation writes")]
-    ReservedField {
-        /// The data file.
-        path: PathBuf,
-        /// From 0.
-        row: usize,
-        /// The field's name.
-        field: &'static str,
-    },
-    /// A data file has no rows.
-    #[error("`{path}` has no rows")]
-    EmptySplit {
-        /// The data file.
-        path: PathBuf,
-    },
+    /// The rows of a data set, or the files that hold them.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The task's description or a prompt template.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// An embedding endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// A store of vectors.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The selection of examples.
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// A path that was given does not exist.
     #[error("`{path}` does not exist")]
     PathNotFound {
         /// The path as given.
         path: String,
-    },
-    /// The data source is a file, where a folder or hub id belongs.
-    #[error("data source `{path}` is a file, expected a folder or a hub id")]
-    SourceIsFile {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The data source exists but has no such split.
-    #[error("`{source_name}` has no split `{split}`")]
-    SplitNotFound {
-        /// Folder or hub id.
-        source_name: String,
-        /// The split asked for.
-        split: String,
-        /// The splits that exist.
-        available: Vec<String>,
     },
     /// Not on this machine, and the network may not be used.
     #[error("`{id}` is not on this machine, and HF_HUB_OFFLINE forbids fetching it")]
@@ -169,55 +124,19 @@ pub enum AugmentError {
         /// What is wrong with it.
         problem: String,
     },
-    /// Fewer train rows are allowed for a row than it should get.
-    #[error(
-        "split `{split}` row {row}: only {available} of {rows} train rows may be its examples, \
-         `retrieval.examples` asks for {wanted}"
-    )]
-    TooFewExamples {
-        /// The split.
-        split: String,
-        /// From 0.
-        row: usize,
-        /// Train rows that pass the constraints.
-        available: usize,
-        /// Train rows in the knowledge base.
-        rows: usize,
-        /// Examples asked for.
-        wanted: usize,
-    },
-    /// The prompt template could not be rendered.
-    #[error("cannot render the prompt: {problem}")]
-    Template {
-        /// What the template engine said.
-        problem: String,
-    },
 }
 
 impl AugmentError {
     /// How to mend it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::MissingField { present, .. } => Some(format!(
-                "the row has {}; the task's columns and `retrieval.different` must be in every row",
-                quoted(present)
-            )),
-            Self::ReservedField { .. } => Some(
-                "`data.source` must name the source rows, not augmented ones; else rename the field"
-                    .into(),
-            ),
+            Self::Data(error) => error.hint(),
+            Self::Task(error) => error.hint(),
+            Self::Endpoint(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Select(error) => error.hint(),
             Self::PathNotFound { .. } => {
                 Some("give an existing path, or a hub id of the form `owner/name`".into())
-            }
-            Self::SourceIsFile { path } => Some(format!(
-                "name the folder that holds `<split>.jsonl`: `{}`",
-                path.parent().unwrap_or(Path::new(".")).display()
-            )),
-            Self::SplitNotFound { available, .. } if available.is_empty() => {
-                Some("a split is a file `<split>.jsonl`, and there is none".into())
-            }
-            Self::SplitNotFound { available, .. } => {
-                Some(format!("it has {}", quoted(available)))
             }
             Self::NoWeights { gguf, .. } if gguf.len() > 1 => Some(format!(
                 "download one of {} and give the path to that file",
@@ -232,9 +151,6 @@ impl AugmentError {
             Self::VectorCache { path, .. } => {
                 Some(format!("delete `{}`; it is made again", path.display()))
             }
-            Self::TooFewExamples { available, .. } => Some(format!(
-                "set `retrieval.examples` to at most {available}, or drop a column from `retrieval.different`"
-            )),
             _ => None,
         }
     }
@@ -278,7 +194,7 @@ impl AugmentError {
     }
 }
 
-fn quoted(names: &[String]) -> String {
+pub(crate) fn quoted(names: &[String]) -> String {
     let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     names.join(", ")
 }

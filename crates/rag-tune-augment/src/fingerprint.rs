@@ -13,10 +13,12 @@ pub(crate) fn sha256_of_text(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// The digest of a file's bytes, in hex.
-pub(crate) fn sha256_of_file(path: &Path) -> Result<String, AugmentError> {
+/// The digest of the bytes of files that follow each other, in hex.
+pub(crate) fn sha256_of_files(paths: &[impl AsRef<Path>]) -> Result<String, AugmentError> {
     let mut hasher = Sha256::new();
-    hash_file(path, &mut hasher)?;
+    for path in paths {
+        hash_file(path.as_ref(), &mut hasher)?;
+    }
     Ok(hex(&hasher.finalize()))
 }
 
@@ -49,7 +51,7 @@ mod tests {
         let path = folder.path().join("abc");
         std::fs::write(&path, "abc").unwrap();
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(sha256_of_file(&path).unwrap(), expected);
+        assert_eq!(sha256_of_files(&[&path]).unwrap(), expected);
         assert_eq!(hex(&sha256_of_text("abc")), expected);
     }
 }

@@ -3,10 +3,10 @@
 //! [`augment()`] is the driver; what it passes through, in order:
 //!
 //! - [`hub`]: an id becomes local files (a path, the mirror, the hub and its cache)
-//! - [`dataset`]: JSON lines become [`Row`]s
-//! - [`task`]: which columns a task reads, and its prompt template
+//! - [`dataset`]: files become [`Row`]s
+//! - [`task`]: which columns a task reads, and its prompt templates
 //! - [`embed`]: texts become vectors, remembered on disk
-//! - [`knowledge_base`]: exact nearest neighbours among the train rows
+//! - [`stores`]: nearest neighbours among the train rows' vectors
 //! - [`select`]: which train rows a row may and does get as examples
 //! - [`prompt`]: row and examples become `inference_prompt` and `full_prompt`
 //! - [`manifest`], [`retrieval_record`]: what a run was made from, so that it can be reused
@@ -19,12 +19,12 @@ pub mod embed;
 mod error;
 mod fingerprint;
 pub mod hub;
-pub mod knowledge_base;
 pub mod manifest;
 mod progress;
 pub mod prompt;
 pub mod retrieval_record;
 pub mod select;
+pub mod stores;
 pub mod task;
 
 pub use augment::{AugmentRequest, augment, is_current};
@@ -36,4 +36,4 @@ pub use manifest::Manifest;
 pub use progress::Progress;
 pub use retrieval_record::RetrievalRecord;
 pub use select::{Example, RetrievalConfig, Selector};
-pub use task::{Task, TaskKind};
+pub use task::{Task, TaskName};

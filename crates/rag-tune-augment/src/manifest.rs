@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::write_json;
-use crate::{AugmentError, RetrievalConfig, TaskKind};
+use crate::{AugmentError, DataConfig, RetrievalConfig, Task};
 
 /// The file's name.
 pub const FILE_NAME: &str = "manifest.json";
@@ -26,12 +26,10 @@ pub struct Manifest {
 pub struct AugmentSettings {
     /// The version of this crate.
     pub rag_tune_version: String,
-    /// The task.
-    pub task: TaskKind,
-    /// `data.source`.
-    pub source: String,
-    /// `data.train_split`: where examples come from.
-    pub train_split: String,
+    /// The task, with its templates.
+    pub task: Task,
+    /// The `[data]` section.
+    pub data: DataConfig,
     /// The `[retrieval]` section.
     pub retrieval: RetrievalConfig,
     /// The seed, where the selector draws by it.

@@ -1,9 +1,11 @@
 //! A row and its examples become the text that the model sees.
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use crate::{AugmentError, Row, Task};
+use crate::task::{Layout, TaskError};
+use crate::{Row, Task};
 
 /// The two texts of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,67 +16,104 @@ pub struct Prompt {
     pub full_prompt: String,
 }
 
-/// Fills a task's template.
+/// Fills a task's templates.
 pub struct PromptTemplate {
     environment: Environment<'static>,
-    answer_field: &'static str,
+    layout: Layout,
+    answer_column: String,
 }
 
-/// The name has no extension, so that minijinja escapes nothing.
-const TEMPLATE_NAME: &str = "prompt";
+/// The names have no extension, so that minijinja escapes nothing.
+const INSTRUCTION: &str = "instruction";
+const HEADER: &str = "header";
+const EXAMPLE: &str = "example";
+const QUERY: &str = "query";
+
+/// Between the parts of a prompt.
+const BLANK_LINE: &str = "\n\n";
 
 impl PromptTemplate {
-    /// Parses the template of `task`.
+    /// Parses the templates of `task`.
     ///
     /// # Errors
-    /// [`AugmentError::Template`] if it does not parse.
-    pub fn new(task: &Task) -> Result<Self, AugmentError> {
+    /// [`TaskError::Template`] if one does not parse.
+    pub fn new(task: &Task) -> Result<Self, TaskError> {
         let mut environment = Environment::new();
         // A line that holds only a tag leaves no line behind.
         let syntax = SyntaxConfig::builder().trim_blocks(true).build();
         environment.set_syntax(syntax.map_err(template_error)?);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment
-            .add_template(TEMPLATE_NAME, task.template)
-            .map_err(template_error)?;
+        let templates = task.templates.clone();
+        for (name, source) in [
+            (INSTRUCTION, templates.instruction),
+            (HEADER, templates.header),
+            (EXAMPLE, templates.example),
+            (QUERY, templates.query),
+        ] {
+            environment
+                .add_template_owned(name, source)
+                .map_err(template_error)?;
+        }
         Ok(Self {
             environment,
-            answer_field: task.answer_field,
+            layout: task.layout,
+            answer_column: task.answer_column.clone(),
         })
     }
 
     /// The prompt of `row` with `examples`, which stand in the order given.
     ///
     /// # Errors
-    /// [`AugmentError::Template`] if a row lacks a field that the template names.
-    pub fn render(&self, row: &Row, examples: &[&Row]) -> Result<Prompt, AugmentError> {
-        let examples: Vec<Value> = examples
-            .iter()
-            .map(|example| text_fields(example))
-            .collect();
-        let template = self
-            .environment
-            .get_template(TEMPLATE_NAME)
-            .map_err(template_error)?;
-        let inference_prompt = template
-            .render(context! { row => text_fields(row), examples })
-            .map_err(template_error)?;
-        let full_prompt = format!("{inference_prompt}\n{}", row.text(self.answer_field));
+    /// [`TaskError::Template`] if a row lacks a column that a template names.
+    pub fn render(&self, row: &Row, examples: &[&Row]) -> Result<Prompt, TaskError> {
+        let instruction = self.fill(INSTRUCTION, context! {})?;
+        let examples = self.examples(examples)?;
+        let query = self.fill(QUERY, context! { row => fields(row) })?;
+        let parts = match self.layout {
+            Layout::InstructionFirst => [instruction, examples, query],
+            Layout::ExamplesFirst => [examples, instruction, query],
+        };
+        let present: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let inference_prompt = present.join(BLANK_LINE);
+        let full_prompt = format!("{inference_prompt}\n{}", row.text(&self.answer_column));
         Ok(Prompt {
             inference_prompt,
             full_prompt,
         })
     }
+
+    /// The examples below their header; empty without examples.
+    fn examples(&self, examples: &[&Row]) -> Result<String, TaskError> {
+        let count = examples.len();
+        if count == 0 {
+            return Ok(String::new());
+        }
+        let header = self.fill(HEADER, context! { count })?;
+        let filled = examples.iter().zip(1..).map(|(example, index)| {
+            self.fill(
+                EXAMPLE,
+                context! { example => fields(example), index, count },
+            )
+        });
+        let filled = filled.collect::<Result<Vec<_>, _>>()?;
+        Ok(format!("{header}\n{}", filled.join(BLANK_LINE)))
+    }
+
+    fn fill(&self, name: &str, context: Value) -> Result<String, TaskError> {
+        let template = self.environment.get_template(name);
+        template
+            .and_then(|template| template.render(context))
+            .map_err(template_error)
+    }
 }
 
 /// What a template sees of a row.
-fn text_fields(row: &Row) -> Value {
-    let fields = row.fields.iter();
-    Value::from_pairs(fields.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
+fn fields(row: &Row) -> Value {
+    Value::from(Serde(&row.fields))
 }
 
-fn template_error(error: minijinja::Error) -> AugmentError {
-    AugmentError::Template {
+fn template_error(error: minijinja::Error) -> TaskError {
+    TaskError::Template {
         problem: format!("{error:#}"),
     }
 }
@@ -82,7 +121,6 @@ fn template_error(error: minijinja::Error) -> AugmentError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TaskKind;
     use serde_json::{Value, json};
 
     fn row(index: usize, question: &str, context: &str, answer: &str) -> Row {
@@ -95,7 +133,7 @@ mod tests {
     }
 
     fn render(examples: &[&Row]) -> Prompt {
-        let template = PromptTemplate::new(TaskKind::Sql.task()).unwrap();
+        let template = PromptTemplate::new(&Task::sql()).unwrap();
         let query = row(
             0,
             "How many heads are older than 56 ?",

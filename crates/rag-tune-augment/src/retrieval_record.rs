@@ -15,19 +15,16 @@ pub const FILE_NAME: &str = "retrieval.json";
 /// What has to be known to make an adapter's prompts again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalRecord {
-    /// Task, data, `[retrieval]`, and the fingerprints of embedder, knowledge base and template.
+    /// The task with its templates, data, `[retrieval]`, and the fingerprints of embedder, knowledge
+    /// base and templates.
     pub settings: AugmentSettings,
-    /// The prompt template itself, for readers without this program.
-    pub template: String,
 }
 
 impl RetrievalRecord {
     /// The record of augmented files.
     pub fn new(manifest: &Manifest) -> Self {
-        let template = manifest.settings.task.task().template.into();
         Self {
             settings: manifest.settings.clone(),
-            template,
         }
     }
 
@@ -56,18 +53,17 @@ impl RetrievalRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RetrievalConfig, TaskKind};
+    use crate::{DataConfig, RetrievalConfig, Task};
 
     #[test]
     fn a_record_survives_being_saved() {
         let settings = AugmentSettings {
             rag_tune_version: "0.1.0".into(),
-            task: TaskKind::Sql,
-            source: "owner/name".into(),
-            train_split: "train".into(),
+            task: Task::sql(),
+            data: DataConfig::default(),
             retrieval: RetrievalConfig::default(),
             seed: None,
-            template_sha256: TaskKind::Sql.task().template_sha256(),
+            template_sha256: Task::sql().template_sha256(),
             embedder_sha256: Some("e".into()),
             knowledge_base_sha256: Some("k".into()),
         };
@@ -75,7 +71,6 @@ mod tests {
             settings,
             splits: Default::default(),
         });
-        assert!(record.template.contains("text-to-SQL"));
 
         let folder = tempfile::tempdir().unwrap();
         record.save(folder.path()).unwrap();

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{write_toy_data, write_toy_embedder};
+use rag_tune_augment::dataset::DataError;
 use rag_tune_augment::manifest::Manifest;
 use rag_tune_augment::{
-    AugmentError, AugmentRequest, DataConfig, Hub, Progress, RetrievalConfig, Selector, TaskKind,
+    AugmentError, AugmentRequest, DataConfig, Hub, Progress, RetrievalConfig, Selector, Task,
     augment, is_current, read_augmented,
 };
 
@@ -54,7 +55,7 @@ impl Toy {
 
     fn with_request<T>(&self, splits: &[&str], act: impl Fn(&AugmentRequest<'_>, &Hub) -> T) -> T {
         let request = AugmentRequest {
-            task: TaskKind::Sql,
+            task: &Task::sql(),
             data: &self.data,
             retrieval: &self.retrieval,
             splits,
@@ -265,7 +266,10 @@ fn augmented_files_are_no_source() {
     toy.data.source = toy.out().to_str().unwrap().into();
     let error = toy.augment(&["train"]).unwrap_err();
     assert!(
-        matches!(error, AugmentError::ReservedField { row: 0, .. }),
+        matches!(
+            error,
+            AugmentError::Data(DataError::ReservedField { row: 0, .. })
+        ),
         "{error}"
     );
 }

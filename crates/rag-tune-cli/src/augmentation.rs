@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentRequest, Hub};
+use rag_tune_augment::{AugmentRequest, Hub, Task};
 
 use crate::config::RunConfig;
 use crate::output::Output;
@@ -11,8 +11,10 @@ use crate::output::Output;
 /// The prompts of some splits of a config's data, in a folder.
 #[derive(Debug, Clone, Copy)]
 pub struct Augmentation<'a> {
-    /// Task, data, retrieval and seed.
+    /// Data, retrieval and seed.
     pub config: &'a RunConfig,
+    /// The task, which a run's own record may describe instead of the config.
+    pub task: &'a Task,
     /// The splits that are wanted.
     pub splits: &'a [&'a str],
     /// Where their files are, or will be.
@@ -64,7 +66,7 @@ impl Augmentation<'_> {
     /// What the augment crate is asked.
     pub fn request(&self) -> AugmentRequest<'_> {
         AugmentRequest {
-            task: self.config.task,
+            task: self.task,
             data: &self.config.data,
             retrieval: &self.config.retrieval,
             splits: self.splits,

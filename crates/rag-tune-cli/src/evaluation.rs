@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{
-    AugmentedRow, Example, Hub, Manifest, RetrievalRecord, Selector, read_augmented,
-};
+use rag_tune_augment::{AugmentedRow, Example, Hub, Manifest, RetrievalRecord, read_augmented};
 use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge};
 use rag_tune_eval::{Arm, RowScore, RunInfo, ScoreReport, score};
 use rag_tune_model::generate::{GenerateOptions, generate};
@@ -81,8 +79,14 @@ impl Evaluation {
     pub fn questions(&self, made: &Path, hub: &Hub, out: &Output) -> anyhow::Result<Questions> {
         let splits = [self.config.eval.split.as_str()];
         let own = self.folder.join("augmented");
+        // An adapter brings its task along: the file that described it may be gone.
+        let task = match &self.adapter {
+            Some(adapter) => adapter.record.settings.task.clone(),
+            None => self.config.task.load()?,
+        };
         let in_folder = |folder| Augmentation {
             config: &self.config,
+            task: &task,
             splits: &splits,
             folder,
         };
@@ -223,7 +227,7 @@ impl Evaluation {
                 .map(|adapter| adapter.run.path().to_owned()),
             base: config.model.base.clone(),
             examples: config.retrieval.examples,
-            selector: selector_name(config.retrieval.selector).to_owned(),
+            selector: config.retrieval.selector.name().to_owned(),
             data: config.data.source.clone(),
             split: config.eval.split.clone(),
             synthetic: synthetic::is_synthetic(Path::new(&config.data.source)),
@@ -242,14 +246,6 @@ fn sql_case(row: &AugmentedRow) -> anyhow::Result<SqlCase> {
         db_id: text("db_id")?,
         gold: text("answer")?,
     })
-}
-
-/// As the config spells it.
-fn selector_name(selector: Selector) -> &'static str {
-    match selector {
-        Selector::Semantic => "semantic",
-        Selector::Random => "random",
-    }
 }
 
 fn first_line(answer: &str) -> &str {

@@ -4,6 +4,7 @@
 //! computes it for these models.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -14,17 +15,22 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::{Embedder, Embeddings, candle_message};
+use super::{Done, Embedder, Embeddings, candle_message};
+use crate::AugmentError;
 use crate::fingerprint::{hash_file, hex};
-use crate::{AugmentError, Progress};
 
 /// A loaded model and its tokenizer.
 pub struct BertEmbedder {
     folder: PathBuf,
+    fingerprint: String,
+    /// Loaded when the first text is embedded: a run whose vectors are all known needs none.
+    loaded: OnceLock<Loaded>,
+}
+
+struct Loaded {
     model: BertModel,
     tokenizer: Tokenizer,
     dimension: usize,
-    fingerprint: String,
 }
 
 /// Texts that go through the model together; more gains nothing on a CPU.
@@ -65,28 +71,29 @@ struct PoolingConfig {
 }
 
 impl BertEmbedder {
-    /// Loads the model in `folder`: `config.json`, `tokenizer.json`, `model.safetensors`, and
+    /// Finds the model in `folder`: `config.json`, `tokenizer.json`, `model.safetensors`, and
     /// where they exist `sentence_bert_config.json` and `1_Pooling/config.json`.
     ///
     /// # Errors
     /// [`AugmentError::Read`] for a missing file, [`AugmentError::BadJson`],
-    /// [`AugmentError::UnsupportedEmbedder`], [`AugmentError::Embedder`].
-    pub fn load(folder: &Path) -> Result<Self, AugmentError> {
-        let config = read_config(folder)?;
-        let max_tokens = max_tokens(folder, &config)?;
+    /// [`AugmentError::UnsupportedEmbedder`].
+    pub fn open(folder: &Path) -> Result<Self, AugmentError> {
+        read_config(folder)?;
         require_mean_pooling(folder)?;
-        let failed = |error| failure(folder, candle_message(&error));
-        let weights = folder.join(WEIGHTS);
-        let bytes = std::fs::read(&weights).map_err(AugmentError::read(weights))?;
-        let variables = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu);
-        let model = BertModel::load(variables.map_err(failed)?, &config).map_err(failed)?;
         Ok(Self {
             folder: folder.to_owned(),
-            model,
-            tokenizer: load_tokenizer(folder, max_tokens)?,
-            dimension: config.hidden_size,
             fingerprint: Self::fingerprint_of(folder)?,
+            loaded: OnceLock::new(),
         })
+    }
+
+    fn loaded(&self) -> Result<&Loaded, AugmentError> {
+        if self.loaded.get().is_none() {
+            // Two threads may load it at a time; one of the two is kept.
+            let loaded = Loaded::load(&self.folder)?;
+            self.loaded.get_or_init(|| loaded);
+        }
+        Ok(self.loaded.get().expect("just set"))
     }
 
     /// The fingerprint of the model in `folder`, without loading it.
@@ -111,16 +118,30 @@ impl BertEmbedder {
         }
         Ok(hex(&hasher.finalize()))
     }
+}
+
+impl Loaded {
+    fn load(folder: &Path) -> Result<Self, AugmentError> {
+        let config = read_config(folder)?;
+        let max_tokens = max_tokens(folder, &config)?;
+        let failed = |error| failure(folder, candle_message(&error));
+        let weights = folder.join(WEIGHTS);
+        let bytes = std::fs::read(&weights).map_err(AugmentError::read(weights))?;
+        let variables = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu);
+        let model = BertModel::load(variables.map_err(failed)?, &config).map_err(failed)?;
+        Ok(Self {
+            model,
+            tokenizer: load_tokenizer(folder, max_tokens)?,
+            dimension: config.hidden_size,
+        })
+    }
 
     /// Texts by their position, as token ids, in batches of one length each.
     ///
     /// Texts of a batch have equally many tokens: nothing is padded, so no mask is needed, and a
     /// text's vector does not depend on the length of its neighbours.
-    fn batches(&self, texts: &[&str]) -> Result<Vec<Batch>, AugmentError> {
-        let encodings = self
-            .tokenizer
-            .encode_batch_fast(texts.to_vec(), true)
-            .map_err(|error| failure(&self.folder, error))?;
+    fn batches(&self, texts: &[&str]) -> Result<Vec<Batch>, tokenizers::Error> {
+        let encodings = self.tokenizer.encode_batch_fast(texts.to_vec(), true)?;
         let mut order: Vec<usize> = (0..texts.len()).collect();
         // The longest first: threads then end together.
         order.sort_by_key(|&text| std::cmp::Reverse(encodings[text].len()));
@@ -169,33 +190,20 @@ impl Embedder for BertEmbedder {
         &self.fingerprint
     }
 
-    fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    fn embed(&self, texts: &[&str], progress: &dyn Progress) -> Result<Embeddings, AugmentError> {
-        progress.start("embed", texts.len() as u64);
-        let run = |batch: Batch| {
-            let vectors = self
+    fn embed(&self, texts: &[&str], done: &Done<'_>) -> Result<(), AugmentError> {
+        let loaded = self.loaded()?;
+        let batches = loaded
+            .batches(texts)
+            .map_err(|error| failure(&self.folder, error))?;
+        batches.into_par_iter().try_for_each(|batch| {
+            let vectors = loaded
                 .run(&batch)
                 .map_err(|error| failure(&self.folder, error))?;
-            progress.advance(batch.positions.len() as u64);
-            Ok((batch, vectors))
-        };
-        let done: Result<Vec<_>, AugmentError> =
-            self.batches(texts)?.into_par_iter().map(run).collect();
-        let mut values = vec![0.0; texts.len() * self.dimension];
-        for (batch, vectors) in done? {
-            for (text, vector) in batch
-                .positions
-                .iter()
-                .zip(vectors.chunks_exact(self.dimension))
-            {
-                values[text * self.dimension..][..self.dimension].copy_from_slice(vector);
-            }
-        }
-        progress.finish();
-        Ok(Embeddings::new(self.dimension, values))
+            done(
+                &batch.positions,
+                &Embeddings::new(loaded.dimension, vectors),
+            )
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::RepoType;
 
-use crate::AugmentError;
+use crate::dataset::DataError;
+use crate::{AugmentError, DataConfig};
 use remote::Remote;
 
 /// Resolves hub ids and paths to local files.
@@ -66,11 +67,11 @@ impl Hub {
     /// hub id.
     ///
     /// # Errors
-    /// As [`Hub::model`], and [`AugmentError::SplitNotFound`], [`AugmentError::SourceIsFile`].
+    /// As [`Hub::model`], and [`DataError::SplitNotFound`], [`DataError::SourceIsFile`].
     pub fn dataset(&self, source: &str, split: &str) -> Result<PathBuf, AugmentError> {
         let path = Path::new(source);
         if path.is_file() {
-            return Err(AugmentError::SourceIsFile { path: path.into() });
+            return Err(DataError::SourceIsFile { path: path.into() }.into());
         }
         if path.is_dir() {
             return split_in_folder(source, path, split);
@@ -86,6 +87,18 @@ impl Hub {
         }
         self.require_network(source)?;
         self.remote.download_split(source, split)
+    }
+
+    /// The local files of a split, in the order of their rows.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset`].
+    pub fn split_files(
+        &self,
+        data: &DataConfig,
+        split: &str,
+    ) -> Result<Vec<PathBuf>, AugmentError> {
+        Ok(vec![self.dataset(&data.source, split)?])
     }
 
     fn mirrored(&self, kind: &str, id: &str) -> Option<PathBuf> {
@@ -133,11 +146,12 @@ fn split_not_found(source: &str, split: &str, files: impl Iterator<Item = String
         .filter_map(|name| name.strip_suffix(".jsonl").map(str::to_owned))
         .collect();
     available.sort();
-    AugmentError::SplitNotFound {
+    DataError::SplitNotFound {
         source_name: source.into(),
         split: split.into(),
         available,
     }
+    .into()
 }
 
 #[cfg(test)]

@@ -35,8 +35,10 @@ pub fn augment(args: &AugmentArgs, out: &mut Output) -> anyhow::Result<()> {
         .out
         .clone()
         .unwrap_or_else(|| RunFolder::new(&config.output).augmented());
+    let task = config.task.load()?;
     let augmentation = Augmentation {
         config: &config,
+        task: &task,
         splits: &config.splits(),
         folder: &folder,
     };

@@ -94,8 +94,10 @@ fn training_rows(
     out: &Output,
 ) -> anyhow::Result<TrainSet> {
     let (folder, splits) = (run.augmented(), config.splits());
+    let task = config.task.load()?;
     let augmentation = Augmentation {
         config,
+        task: &task,
         splits: &splits,
         folder: &folder,
     };

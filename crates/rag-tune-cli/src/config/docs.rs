@@ -6,7 +6,7 @@
 const SOURCES: [&str; 6] = [
     include_str!("mod.rs"),
     include_str!("../../../rag-tune-model/src/config.rs"),
-    include_str!("../../../rag-tune-augment/src/dataset.rs"),
+    include_str!("../../../rag-tune-augment/src/dataset/mod.rs"),
     include_str!("../../../rag-tune-augment/src/select/mod.rs"),
     include_str!("../../../rag-tune-train/src/config.rs"),
     include_str!("../../../rag-tune-eval/src/config.rs"),
@@ -16,6 +16,8 @@ const SOURCES: [&str; 6] = [
 pub fn of_field(type_name: &str, field: &str) -> Vec<&'static str> {
     let opening = format!("pub struct {type_name} {{");
     let declaration = format!("pub {field}:");
+    // A field whose name is a keyword of Rust.
+    let raw_declaration = format!("pub r#{field}:");
     let Some(body) = SOURCES
         .iter()
         .find_map(|source| source.split_once(&opening))
@@ -27,7 +29,7 @@ pub fn of_field(type_name: &str, field: &str) -> Vec<&'static str> {
     for line in body.lines().map(str::trim).take_while(|line| *line != "}") {
         if let Some(text) = line.strip_prefix("///") {
             comment.push(text.trim());
-        } else if line.starts_with(&declaration) {
+        } else if line.starts_with(&declaration) || line.starts_with(&raw_declaration) {
             return comment;
         } else if !line.starts_with("#[") {
             comment.clear();

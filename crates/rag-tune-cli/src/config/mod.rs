@@ -13,7 +13,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
-use rag_tune_augment::{DataConfig, RetrievalConfig, TaskKind};
+use rag_tune_augment::{DataConfig, RetrievalConfig, TaskName};
 use rag_tune_eval::EvalConfig;
 use rag_tune_model::config::ModelConfig;
 use rag_tune_train::config::{LoraConfig, TrainConfig};
@@ -29,8 +29,8 @@ use self::settings::{Key, Settings};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What the model learns to do.
-    pub task: TaskKind,
+    /// What the model learns to do: `sql`, `gsm8k`, `functional`, or the path of a task file (`.toml`).
+    pub task: TaskName,
     /// The run's folder: adapter, metrics, scores.
     pub output: PathBuf,
     /// Seed of everything random: row order, dropout, the adapter's start, random examples.
@@ -52,7 +52,7 @@ pub struct RunConfig {
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
-            task: TaskKind::Sql,
+            task: TaskName::default(),
             output: PathBuf::new(),
             seed: 42,
             model: ModelConfig::default(),
@@ -71,6 +71,10 @@ impl RunConfig {
         let mut problems = Vec::new();
         if self.output.as_os_str().is_empty() {
             problems.push("`output` must name the run's folder".to_owned());
+        }
+        if let Err(error) = self.task.load() {
+            let hint = error.hint().map(|hint| format!("; {hint}"));
+            problems.push(format!("`task`: {error}{}", hint.unwrap_or_default()));
         }
         problems.extend(self.model.validate());
         problems.extend(self.data.validate());

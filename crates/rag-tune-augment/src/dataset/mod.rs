@@ -1,5 +1,13 @@
-//! Rows of a data set from JSON lines.
+//! Rows of a data set: where they come from, and how they are read.
+//!
+//! [`Split`] gives the rows of one split in order or by index without keeping them in memory;
+//! [`read_jsonl`] reads a small file whole.
 
+mod error;
+mod split;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,16 +15,53 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use error::DataError;
+pub use split::{Reading, Split};
+
 use crate::AugmentError;
 
 /// `[data]`: where the rows come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// A hub id (`owner/name`), or a folder that holds `<split>.jsonl` files.
+    /// A hub id (`owner/name`, or `owner/name:config` for one of several configurations), or a folder.
     pub source: String,
     /// The split that is trained on, and that examples are taken from.
     pub train_split: String,
+    /// The file of a split where its name does not tell, such as `{ train = "part1.csv" }`; relative to the source.
+    pub files: BTreeMap<String, String>,
+    /// Names of the data's columns where they are not the task's, such as `{ question = "input" }`.
+    pub columns: BTreeMap<String, String>,
+    /// Column that identifies a row; with it, no two rows of a split may have the same value, and no
+    /// row gets an example of its own value. Empty: rows are told apart by their position.
+    pub id: String,
+    /// What happens to a row that cannot be used: `error` stops with its line, `skip` leaves it out and counts it.
+    pub bad_rows: BadRows,
+    /// What happens where an eval row is also a training row (question and answer equal): `refuse` stops,
+    /// `exclude` keeps it out of every prompt.
+    pub leaked_rows: LeakedRows,
+}
+
+/// What happens to a row that lacks a column, or is not readable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRows {
+    /// Stop, naming file and line.
+    #[default]
+    Error,
+    /// Leave it out, and count it.
+    Skip,
+}
+
+/// What happens to a train row that equals an eval row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeakedRows {
+    /// Stop.
+    #[default]
+    Refuse,
+    /// It is nobody's example.
+    Exclude,
 }
 
 impl Default for DataConfig {
@@ -24,6 +69,11 @@ impl Default for DataConfig {
         Self {
             source: String::new(),
             train_split: "train".into(),
+            files: BTreeMap::new(),
+            columns: BTreeMap::new(),
+            id: String::new(),
+            bad_rows: BadRows::Error,
+            leaked_rows: LeakedRows::Refuse,
         }
     }
 }
@@ -52,14 +102,15 @@ pub struct Row {
 }
 
 impl Row {
-    /// The text of `field`.
+    /// The text of `field`; a number or a boolean as it is written.
     ///
     /// # Panics
     /// If `field` was not among the required fields when the row was read.
-    pub fn text(&self, field: &str) -> &str {
-        match self.fields.get(field).and_then(Value::as_str) {
-            Some(text) => text,
-            None => panic!("`{field}` is read as text, so `read_jsonl` must have required it"),
+    pub fn text(&self, field: &str) -> Cow<'_, str> {
+        match self.fields.get(field) {
+            Some(Value::String(text)) => Cow::Borrowed(text),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => Cow::Owned(value.to_string()),
+            _ => panic!("`{field}` is read as text, so reading must have required it"),
         }
     }
 }
@@ -68,8 +119,8 @@ impl Row {
 /// strings. Lines of white space are skipped.
 ///
 /// # Errors
-/// [`AugmentError::BadLine`], [`AugmentError::MissingField`], [`AugmentError::FieldType`], each
-/// with the line; [`AugmentError::EmptySplit`]; [`AugmentError::Read`].
+/// [`DataError::BadLine`], [`DataError::MissingField`], [`DataError::FieldType`], each
+/// with the line; [`DataError::EmptySplit`]; [`AugmentError::Read`].
 pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, AugmentError> {
     let file = File::open(path).map_err(AugmentError::read(path))?;
     let mut rows = Vec::new();
@@ -86,15 +137,20 @@ pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, Aug
         });
     }
     if rows.is_empty() {
-        return Err(AugmentError::EmptySplit {
+        return Err(DataError::EmptySplit {
             path: path.to_owned(),
-        });
+        }
+        .into());
     }
     Ok(rows)
 }
 
-fn parse_line(path: &Path, line: usize, text: &[u8]) -> Result<Map<String, Value>, AugmentError> {
-    serde_json::from_slice(text).map_err(|error| AugmentError::BadLine {
+pub(crate) fn parse_line(
+    path: &Path,
+    line: usize,
+    text: &[u8],
+) -> Result<Map<String, Value>, DataError> {
+    serde_json::from_slice(text).map_err(|error| DataError::BadLine {
         path: path.to_owned(),
         line,
         problem: without_line_number(&error),
@@ -109,17 +165,17 @@ fn without_line_number(error: &serde_json::Error) -> String {
     format!("{message} (column {})", error.column())
 }
 
-fn require_text(
+pub(crate) fn require_text(
     path: &Path,
     line: usize,
     fields: &Map<String, Value>,
     required: &[&str],
-) -> Result<(), AugmentError> {
+) -> Result<(), DataError> {
     for &field in required {
         match fields.get(field) {
-            Some(Value::String(_)) => {}
+            Some(Value::String(_) | Value::Number(_) | Value::Bool(_)) => {}
             Some(other) => {
-                return Err(AugmentError::FieldType {
+                return Err(DataError::FieldType {
                     path: path.to_owned(),
                     line,
                     field: field.into(),
@@ -127,7 +183,7 @@ fn require_text(
                 });
             }
             None => {
-                return Err(AugmentError::MissingField {
+                return Err(DataError::MissingField {
                     path: path.to_owned(),
                     line,
                     field: field.into(),
@@ -177,7 +233,7 @@ mod tests {
         .unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].fields.keys().collect::<Vec<_>>(), ["b", "a"]);
-        assert_eq!((rows[1].index, rows[1].text("b")), (1, "é"));
+        assert_eq!((rows[1].index, &*rows[1].text("b")), (1, "é"));
     }
 
     #[test]
@@ -204,10 +260,10 @@ mod tests {
 
     #[test]
     fn a_field_that_is_no_string_is_named() {
-        let text = "{\"question\":7}";
+        let text = "{\"question\":[7]}";
         assert_eq!(
             message(text, &["question"]),
-            "line 1: field `question` is a number, expected a string"
+            "line 1: field `question` is an array, expected a string"
         );
     }
 

@@ -2,12 +2,14 @@
 
 use rayon::prelude::*;
 
+use super::Store;
+use crate::AugmentError;
 use crate::embed::Embeddings;
-use crate::select::Example;
+use crate::select::{Allowed, Example};
 
 /// Vectors of the train rows, in row order.
 #[derive(Debug)]
-pub struct KnowledgeBase {
+pub struct ExactStore {
     vectors: Embeddings,
 }
 
@@ -16,38 +18,10 @@ pub struct KnowledgeBase {
 const QUERY_BLOCK: usize = 64;
 const ROW_BLOCK: usize = 256;
 
-impl KnowledgeBase {
+impl ExactStore {
     /// Takes the vectors of all train rows.
     pub fn new(vectors: Embeddings) -> Self {
         Self { vectors }
-    }
-
-    /// The `n` rows with the largest dot product with each query, among those for which
-    /// `allowed(query, row)`; largest first, and of equal ones the lower row first.
-    ///
-    /// # Shapes
-    /// - `queries`: `[queries, dimension]`, of the knowledge base's dimension
-    /// - returns one list per query; shorter than `n` where fewer rows are allowed
-    ///
-    /// # Panics
-    /// If the dimensions differ: the two were not made by one embedder.
-    pub fn nearest(
-        &self,
-        queries: &Embeddings,
-        n: usize,
-        allowed: impl Fn(usize, usize) -> bool + Sync,
-    ) -> Vec<Vec<Example>> {
-        assert_eq!(
-            queries.dimension(),
-            self.vectors.dimension(),
-            "one embedder made both"
-        );
-        let starts: Vec<usize> = (0..queries.len()).step_by(QUERY_BLOCK).collect();
-        let blocks = starts.into_par_iter().map(|start| {
-            let end = queries.len().min(start + QUERY_BLOCK);
-            self.nearest_to_block(queries, start..end, n, &allowed)
-        });
-        blocks.collect::<Vec<_>>().concat()
     }
 
     fn nearest_to_block(
@@ -55,7 +29,7 @@ impl KnowledgeBase {
         queries: &Embeddings,
         block: std::ops::Range<usize>,
         n: usize,
-        allowed: &impl Fn(usize, usize) -> bool,
+        allowed: &Allowed<'_>,
     ) -> Vec<Vec<Example>> {
         let mut best = vec![Nearest::of(n); block.len()];
         for start in (0..self.vectors.len()).step_by(ROW_BLOCK) {
@@ -71,6 +45,31 @@ impl KnowledgeBase {
             }
         }
         best.into_iter().map(|best| best.examples).collect()
+    }
+}
+
+impl Store for ExactStore {
+    fn len(&self) -> usize {
+        self.vectors.len()
+    }
+
+    fn nearest(
+        &self,
+        queries: &Embeddings,
+        n: usize,
+        allowed: &Allowed<'_>,
+    ) -> Result<Vec<Vec<Example>>, AugmentError> {
+        let starts: Vec<usize> = (0..queries.len()).step_by(QUERY_BLOCK).collect();
+        let blocks = starts.into_par_iter().map(|start| {
+            let end = queries.len().min(start + QUERY_BLOCK);
+            self.nearest_to_block(queries, start..end, n, allowed)
+        });
+        Ok(blocks.collect::<Vec<_>>().concat())
+    }
+
+    fn vectors(&self, rows: &[usize]) -> Result<Embeddings, AugmentError> {
+        let values = rows.iter().flat_map(|row| self.vectors.row(*row)).copied();
+        Ok(Embeddings::new(self.vectors.dimension(), values.collect()))
     }
 }
 
@@ -133,22 +132,22 @@ mod tests {
     #[test]
     fn of_equal_rows_the_lower_comes_first() {
         let row = [0.6, 0.8];
-        let rows = KnowledgeBase::new(Embeddings::new(2, row.repeat(600)));
+        let rows = ExactStore::new(Embeddings::new(2, row.repeat(600)));
         let query = Embeddings::new(2, row.to_vec());
-        let found = rows.nearest(&query, 3, |_, row| row != 1);
+        let found = rows.nearest(&query, 3, &|_, row| row != 1).unwrap();
         assert_eq!(rows_of(&found[0]), [0, 2, 3]);
         assert!((found[0][0].score - 1.0).abs() < 1e-6);
     }
 
     #[test]
     fn fewer_are_found_where_fewer_are_allowed() {
-        let rows = KnowledgeBase::new(Embeddings::new(1, vec![1.0, 2.0, 3.0]));
+        let rows = ExactStore::new(Embeddings::new(1, vec![1.0, 2.0, 3.0]));
         let query = Embeddings::new(1, vec![1.0]);
         assert_eq!(
-            rows_of(&rows.nearest(&query, 9, |_, row| row > 0)[0]),
+            rows_of(&rows.nearest(&query, 9, &|_, row| row > 0).unwrap()[0]),
             [2, 1]
         );
-        assert!(rows.nearest(&query, 0, |_, _| true)[0].is_empty());
+        assert!(rows.nearest(&query, 0, &|_, _| true).unwrap()[0].is_empty());
     }
 
     proptest! {
@@ -179,7 +178,7 @@ mod tests {
                 all
             };
             let expected: Vec<_> = (0..queries.len()).map(plain).collect();
-            let found = KnowledgeBase::new(rows.clone()).nearest(&queries, n, allowed);
+            let found = ExactStore::new(rows.clone()).nearest(&queries, n, &allowed).unwrap();
             let found: Vec<_> = found.iter().map(|found| rows_of(found)).collect();
             prop_assert_eq!(found, expected);
         }

@@ -1,0 +1,88 @@
+//! Where the train rows' vectors are kept and searched. A further store is one more file here.
+
+mod error;
+mod exact;
+
+use std::path::Path;
+
+pub use error::StoreError;
+pub use exact::ExactStore;
+
+use crate::embed::Embeddings;
+use crate::select::{Allowed, Example};
+use crate::{AugmentError, RetrievalConfig};
+
+/// The vectors of all train rows, in row order.
+pub trait Store: Sync {
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// Whether it holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `n` rows with the largest dot product with each query, among those for which
+    /// `allowed(query, row)`; largest first, and of equal ones the lower row first.
+    ///
+    /// # Shapes
+    /// - `queries`: `[queries, dimension]`, of the store's dimension
+    /// - returns one list per query; shorter than `n` where fewer rows are allowed
+    ///
+    /// # Errors
+    /// [`AugmentError::Store`], [`AugmentError::Read`].
+    fn nearest(
+        &self,
+        queries: &Embeddings,
+        n: usize,
+        allowed: &Allowed<'_>,
+    ) -> Result<Vec<Vec<Example>>, AugmentError>;
+
+    /// The vectors of some rows, `[rows, dimension]`, in the order asked for.
+    ///
+    /// # Errors
+    /// As [`Store::nearest`].
+    fn vectors(&self, rows: &[usize]) -> Result<Embeddings, AugmentError>;
+}
+
+/// What a store was made from; a store with another identity is never used.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StoreIdentity {
+    /// [`crate::embed::Embedder::fingerprint`].
+    pub embedder: String,
+    /// SHA-256 in hex over the SHA-256 of each embedded text, in row order.
+    pub texts: String,
+    /// Number of rows.
+    pub rows: usize,
+}
+
+/// Receives the vectors of the train rows, in order, some at a time.
+pub type Push<'a> = dyn FnMut(&Embeddings) -> Result<(), AugmentError> + 'a;
+
+/// Opens the configured store as it was left by an earlier run, or makes it: `fill` is called only if
+/// it has to be made, and pushes the vectors of all rows.
+///
+/// `cache` is a folder in which an exact store is kept between runs; without one it is kept in memory.
+///
+/// # Errors
+/// [`AugmentError::Store`] if a store is there that was made from something else.
+pub fn open(
+    _config: &RetrievalConfig,
+    identity: &StoreIdentity,
+    _cache: Option<&Path>,
+    fill: impl FnOnce(&mut Push<'_>) -> Result<(), AugmentError>,
+) -> Result<Box<dyn Store>, AugmentError> {
+    let mut all: Option<Embeddings> = None;
+    fill(&mut |vectors| {
+        match &mut all {
+            Some(all) => all.extend(vectors),
+            None => all = Some(vectors.clone()),
+        }
+        Ok(())
+    })?;
+    let all = all.ok_or_else(|| StoreError::WrongCount {
+        expected: identity.rows,
+        found: 0,
+    })?;
+    Ok(Box::new(ExactStore::new(all)))
+}
