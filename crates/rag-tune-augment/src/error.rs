@@ -113,13 +113,29 @@ pub enum AugmentError {
     /// An embedder gave a vector with NaN or infinity in it.
     #[error("the embedder gave a vector that is not finite for the text {text:?}")]
     NotFinite {
-        /// The text.
+        /// The text's beginning.
         text: String,
     },
-    /// The file of remembered vectors is damaged.
+    /// An embedder gave a vector whose length (L2 norm) is neither 1 nor 0.
+    #[error("the embedder gave a vector of length {length}, not 1, for the text {text:?}")]
+    NotUnit {
+        /// The text's beginning.
+        text: String,
+        /// The vector's length.
+        length: f64,
+    },
+    /// An embedder gave vectors of more than one dimension.
+    #[error("the embedder gave vectors of {found} numbers, and before of {expected}")]
+    OtherDimension {
+        /// Of the vectors before, in this run or an earlier one.
+        expected: usize,
+        /// Of these vectors.
+        found: usize,
+    },
+    /// The folder of remembered vectors is damaged.
     #[error("vector cache `{path}` cannot be used: {problem}")]
     VectorCache {
-        /// The cache file.
+        /// The embedder's folder in the cache.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
@@ -148,6 +164,10 @@ impl AugmentError {
             Self::UnsupportedEmbedder { .. } => {
                 Some("`sentence-transformers/all-MiniLM-L6-v2` works".into())
             }
+            Self::OtherDimension { .. } => Some(
+                "if the model behind `retrieval.embedder` has changed, delete its folder in the cache"
+                    .into(),
+            ),
             Self::VectorCache { path, .. } => {
                 Some(format!("delete `{}`; it is made again", path.display()))
             }

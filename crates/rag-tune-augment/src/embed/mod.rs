@@ -109,6 +109,15 @@ impl Embeddings {
     }
 }
 
+/// A text's first words, for a message: the text may be a megabyte long.
+fn beginning(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// The message alone: with RUST_BACKTRACE set, candle's own text has the stack in it.
 fn candle_message(error: &candle_core::Error) -> String {
     match error {
