@@ -3,13 +3,18 @@
 //! A task is data: built in are `sql`, `gsm8k` and `functional`, and a `.toml` file describes any other.
 
 mod error;
+mod mask;
+mod skeleton;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::TaskError;
+pub use mask::{MASK, Masking};
+pub use skeleton::SkeletonKind;
 
+use crate::Row;
 use crate::fingerprint::{hex, sha256_of_text};
 
 /// The top-level `task` key of a config: the name of a built-in task, or the path of a task file.
@@ -68,6 +73,15 @@ pub struct Task {
     /// The text at which an answer ends, besides the end of sequence; empty: none.
     #[serde(default)]
     pub stop: String,
+    /// What the selector `masked` hides of a question: `text` or `sql`.
+    #[serde(default)]
+    pub masking: Masking,
+    /// `masking = "sql"`: the column of `CREATE TABLE` statements whose names are hidden; empty: none.
+    #[serde(default)]
+    pub schema_column: String,
+    /// What the selector `skeleton` keeps of an answer: `text`, `sql`, `arithmetic` or `function`.
+    #[serde(default)]
+    pub skeleton: SkeletonKind,
     /// The parts of the prompt.
     pub templates: Templates,
 }
@@ -109,6 +123,30 @@ impl Task {
         let mut columns = vec![self.query_column.as_str(), &self.answer_column];
         columns.extend(self.other_columns.iter().map(String::as_str));
         columns
+    }
+
+    /// The question of `row` with its specifics replaced by [`MASK`]; the answer plays no part.
+    ///
+    /// # Panics
+    /// If `row` lacks the query column, which reading requires.
+    pub fn mask(&self, row: &Row) -> String {
+        let question = row.text(&self.query_column);
+        match self.masking {
+            Masking::Text => mask::text(&question),
+            Masking::Sql => {
+                let schema = row.fields.get(&self.schema_column);
+                mask::sql(
+                    &question,
+                    schema.and_then(|value| value.as_str()).unwrap_or(""),
+                )
+            }
+        }
+    }
+
+    /// How `answer` is built, without its specifics; tokens are separated by one space. Any text has a skeleton,
+    /// which may be empty.
+    pub fn skeleton(&self, answer: &str) -> String {
+        skeleton::skeleton(self.skeleton, answer)
     }
 
     /// Text to SQL: a question and `CREATE TABLE` statements in, one query out.
