@@ -6,9 +6,10 @@ mod exact;
 use std::path::Path;
 
 pub use error::StoreError;
-pub use exact::ExactStore;
+pub use exact::{ExactStore, FirstPass};
 
 use crate::embed::Embeddings;
+use crate::fingerprint::{hex, sha256_of_text};
 use crate::select::{Allowed, Example};
 use crate::{AugmentError, RetrievalConfig};
 
@@ -56,33 +57,48 @@ pub struct StoreIdentity {
     pub rows: usize,
 }
 
+impl StoreIdentity {
+    /// A name for what was made from this, and from nothing else.
+    pub fn digest(&self) -> String {
+        let Self {
+            embedder,
+            texts,
+            rows,
+        } = self;
+        hex(&sha256_of_text(&format!("{embedder}\n{texts}\n{rows}")))
+    }
+}
+
 /// Receives the vectors of the train rows, in order, some at a time.
 pub type Push<'a> = dyn FnMut(&Embeddings) -> Result<(), AugmentError> + 'a;
 
 /// Opens the configured store as it was left by an earlier run, or makes it: `fill` is called only if
 /// it has to be made, and pushes the vectors of all rows.
 ///
-/// `cache` is a folder in which an exact store is kept between runs; without one it is kept in memory.
+/// `cache` is a folder in which an exact store is kept between runs; without one, and without a
+/// `store_folder` in the config, it is kept in memory. In the cache, a damaged store is made again; a
+/// damaged one in the `store_folder` is reported.
 ///
 /// # Errors
-/// [`AugmentError::Store`] if a store is there that was made from something else.
+/// [`AugmentError::Store`] if a store is there that was made from something else, or if `fill`
+/// pushes what does not fit `identity`; [`AugmentError::Read`], [`AugmentError::Write`]; what `fill` returns.
 pub fn open(
-    _config: &RetrievalConfig,
+    config: &RetrievalConfig,
     identity: &StoreIdentity,
-    _cache: Option<&Path>,
+    cache: Option<&Path>,
     fill: impl FnOnce(&mut Push<'_>) -> Result<(), AugmentError>,
 ) -> Result<Box<dyn Store>, AugmentError> {
-    let mut all: Option<Embeddings> = None;
-    fill(&mut |vectors| {
-        match &mut all {
-            Some(all) => all.extend(vectors),
-            None => all = Some(vectors.clone()),
+    let store = match cache {
+        _ if identity.rows == 0 => ExactStore::in_memory(identity, fill)?,
+        _ if !config.store_folder.is_empty() => {
+            let folder = Path::new(&config.store_folder);
+            ExactStore::open(folder, identity, fill)?
         }
-        Ok(())
-    })?;
-    let all = all.ok_or_else(|| StoreError::WrongCount {
-        expected: identity.rows,
-        found: 0,
-    })?;
-    Ok(Box::new(ExactStore::new(all)))
+        Some(cache) => {
+            let folder = cache.join("stores").join(identity.digest());
+            exact::open_or_build(&folder, exact::OnDamage::Replace, identity, fill)?
+        }
+        None => ExactStore::in_memory(identity, fill)?,
+    };
+    Ok(Box::new(store))
 }
