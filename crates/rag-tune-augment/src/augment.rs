@@ -14,7 +14,7 @@ use crate::embed::{self, Embedder};
 use crate::fingerprint::sha256_of_files;
 use crate::manifest::{AugmentSettings, Manifest, SplitRecord};
 use crate::prompt::PromptTemplate;
-use crate::select::{Constraints, Example, Queries, Select, SelectError, Sources};
+use crate::select::{Constraints, Example, Queries, Select, Sources};
 use crate::{AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Row, Selector, Task};
 
 /// What to augment, how, and where to.
@@ -181,15 +181,15 @@ impl<'a> Run<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self, AugmentError> {
         let mut required = request.task.columns();
-        let retrieval = request.retrieval;
-        if retrieval.examples > 0 {
-            required.extend(retrieval.different.iter().map(String::as_str));
+        let id = Some(request.data.id.as_str()).filter(|id| !id.is_empty());
+        let constraints = Constraints::new(request.task, request.retrieval, id)?;
+        if request.retrieval.examples > 0 {
+            required.extend(constraints.columns());
         }
-        let id = &request.data.id;
         let reading = Reading {
             columns: &request.data.columns,
             required: &required,
-            id: (!id.is_empty()).then_some(id),
+            id,
             bad_rows: request.data.bad_rows,
         };
         let open = |files: &Vec<PathBuf>| Split::open(files, &reading);
@@ -225,6 +225,7 @@ impl<'a> Run<'a> {
                     split: name,
                     own: name == self.request.data.train_split,
                     start,
+                    split_rows: split.len(),
                     rows: &rows,
                 };
                 let examples = match (knowledge, &selector) {
@@ -269,17 +270,15 @@ impl<'a> Run<'a> {
         let constraints = knowledge.constraints.of_queries(queries.rows, own_start);
         let allowed = |query, row| constraints.allows(query, row);
         let chosen = selector.select(queries, wanted, &allowed)?;
-        let too_few = chosen.iter().position(|examples| examples.len() < wanted);
-        match too_few {
+        if let Some(problem) = constraints.problem() {
+            return Err(problem.into());
+        }
+        let found = |query: usize| chosen[query].len();
+        match (0..chosen.len()).find(|query| found(*query) < wanted) {
             None => Ok(chosen),
-            Some(query) => Err(SelectError::TooFewExamples {
-                split: queries.split.into(),
-                row: queries.start + query,
-                available: chosen[query].len(),
-                rows: knowledge.train.len(),
-                wanted,
-            }
-            .into()),
+            Some(query) => Err(constraints
+                .too_few_examples(queries, query, found(query), wanted)
+                .into()),
         }
     }
 
@@ -305,7 +304,9 @@ impl<'a> Run<'a> {
 
 impl Knowledge {
     fn new(train: Split, request: &AugmentRequest<'_>) -> Result<Self, AugmentError> {
-        let mut constraints = Constraints::new(request.task, request.retrieval);
+        let id = &request.data.id;
+        let id = (!id.is_empty()).then_some(id.as_str());
+        let mut constraints = Constraints::new(request.task, request.retrieval, id)?;
         for start in (0..train.len()).step_by(CHUNK) {
             constraints.push(&train.rows(start..train.len().min(start + CHUNK))?);
         }

@@ -77,7 +77,7 @@ impl Select for RandomSelector {
 }
 
 /// One step of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195).
-fn mix(state: u64) -> u64 {
+pub(super) fn mix(state: u64) -> u64 {
     let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -105,6 +105,7 @@ mod tests {
             split,
             own: false,
             start: 0,
+            split_rows: asked.len(),
             rows: &asked,
         };
         // Rows 3, 13, 23, ... are ruled out.

@@ -7,7 +7,7 @@ const SOURCES: [&str; 6] = [
     include_str!("mod.rs"),
     include_str!("../../../rag-tune-model/src/config.rs"),
     include_str!("../../../rag-tune-augment/src/dataset/mod.rs"),
-    include_str!("../../../rag-tune-augment/src/select/mod.rs"),
+    include_str!("../../../rag-tune-augment/src/select/config.rs"),
     include_str!("../../../rag-tune-train/src/config.rs"),
     include_str!("../../../rag-tune-eval/src/config.rs"),
 ];
