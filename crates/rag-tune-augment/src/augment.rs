@@ -189,6 +189,7 @@ impl<'a> Run<'a> {
         let reading = Reading {
             columns: &request.data.columns,
             required: &required,
+            filled: &[&request.task.query_column, &request.task.answer_column],
             id,
             bad_rows: request.data.bad_rows,
         };

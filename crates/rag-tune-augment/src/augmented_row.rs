@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::AugmentError;
-use crate::dataset::{DataError, read_jsonl};
+use crate::dataset::{DataError, Place, read_jsonl};
 use crate::select::Example;
 
 /// The fields that augmentation adds.
@@ -36,15 +36,15 @@ impl AugmentedRow {
 /// Reads an augmented file.
 ///
 /// # Errors
-/// As [`read_jsonl`]; [`DataError::BadLine`] also for `examples` of another form.
+/// As [`read_jsonl`]; [`DataError::BadRow`] also for `examples` of another form.
 pub fn read_augmented(path: &Path) -> Result<Vec<AugmentedRow>, AugmentError> {
     let rows = read_jsonl(path, &ADDED_FIELDS[..2])?;
     let augmented = rows.into_iter().map(|row| {
         serde_json::from_value(Value::Object(row.fields)).map_err(|error| {
-            DataError::BadLine {
+            DataError::BadRow {
                 path: path.to_owned(),
-                line: row.index + 1,
-                problem: error.to_string(),
+                place: Place::Line(row.index + 1),
+                problem: format!("not a JSON object: {error}"),
             }
             .into()
         })

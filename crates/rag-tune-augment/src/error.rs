@@ -67,6 +67,10 @@ pub enum AugmentError {
         status: u16,
         /// The hub's address.
         endpoint: String,
+        /// The repository's page.
+        page: String,
+        /// Whether a token was sent.
+        with_token: bool,
     },
     /// The hub could not be reached, or a download broke off.
     #[error("cannot fetch `{id}` from {endpoint}: {problem}")]
@@ -178,16 +182,26 @@ impl AugmentError {
     fn hub_hint(&self) -> String {
         const MIRROR: &str = "point `--mirror` or RAG_TUNE_MIRROR at a folder that has it";
         match self {
+            Self::HubStatus {
+                status: 401,
+                with_token: false,
+                ..
+            } => "check the spelling; if the repository is private or gated, set HF_TOKEN".into(),
             Self::HubStatus { status: 401, .. } => {
-                "check the spelling; if the repository is private or gated, set HF_TOKEN".into()
+                "the token (HF_TOKEN, or the file `token` in HF_HOME) is not valid; or check the spelling"
+                    .into()
             }
             Self::HubStatus {
                 status: 403,
-                id,
-                endpoint,
-            } => {
-                format!("accept its licence at {endpoint}/{id} with the account of HF_TOKEN")
-            }
+                page,
+                with_token,
+                ..
+            } => match with_token {
+                true => format!(
+                    "accept its licence at {page} with the account of HF_TOKEN, and let the token read it"
+                ),
+                false => format!("accept its licence at {page}, and set HF_TOKEN"),
+            },
             Self::HubStatus { status: 404, .. } => format!("check the spelling, or {MIRROR}"),
             Self::Offline { mirror, cache, .. } => {
                 let mirror = match mirror {

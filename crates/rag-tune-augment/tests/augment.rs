@@ -209,7 +209,7 @@ fn files_are_current_until_something_they_rest_on_changes() {
 
     append(
         &toy.source("validation"),
-        r#"{"db_id":"","context":"","question":"","answer":""}"#,
+        r#"{"db_id":"","context":"","question":"q","answer":"a"}"#,
     );
     assert!(toy.is_current(&["train"]) && !toy.is_current(&both));
     toy.augment(&["validation"]).unwrap();

@@ -1,10 +1,20 @@
 //! Rows of a data set: where they come from, and how they are read.
 //!
-//! [`Split`] gives the rows of one split in order or by index without keeping them in memory;
-//! [`read_jsonl`] reads a small file whole.
+//! [`Split`] gives the rows of one split in order or by index without keeping them in memory, whatever the
+//! format of its files; [`read_jsonl`] reads a small file whole.
 
+mod array;
+mod check;
+mod columns;
 mod error;
+pub(crate) mod format;
+mod lines;
+mod parquet;
+mod part;
+mod place;
 mod split;
+mod spool;
+mod table;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,10 +25,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use columns::Reading;
 pub use error::DataError;
-pub use split::{Reading, Split};
+pub use place::Place;
+pub use split::Split;
 
 use crate::AugmentError;
+use check::parse_fields;
+use columns::Needs;
+use lines::BYTE_ORDER_MARK;
 
 /// `[data]`: where the rows come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,24 +131,37 @@ impl Row {
 }
 
 /// Reads the rows of a JSON-lines file, of which each must have all of `required_fields` as
-/// strings. Lines of white space are skipped.
+/// text. Lines of white space are skipped.
 ///
 /// # Errors
-/// [`DataError::BadLine`], [`DataError::MissingField`], [`DataError::FieldType`], each
+/// [`DataError::BadRow`], [`DataError::MissingField`], [`DataError::FieldType`], each
 /// with the line; [`DataError::EmptySplit`]; [`AugmentError::Read`].
 pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, AugmentError> {
+    let needs = Needs::new(&Reading {
+        columns: &BTreeMap::new(),
+        required: required_fields,
+        filled: &[],
+        id: None,
+        bad_rows: BadRows::Error,
+    });
     let file = File::open(path).map_err(AugmentError::read(path))?;
     let mut rows = Vec::new();
     for (index, line) in BufReader::new(file).split(b'\n').enumerate() {
         let line = line.map_err(AugmentError::read(path))?;
-        if line.trim_ascii().is_empty() {
+        let text = match line.strip_prefix(BYTE_ORDER_MARK) {
+            Some(rest) if index == 0 => rest,
+            _ => &line,
+        };
+        if text.trim_ascii().is_empty() {
             continue;
         }
-        let fields = parse_line(path, index + 1, &line)?;
-        require_text(path, index + 1, &fields, required_fields)?;
+        let fields = parse_fields(text).and_then(|fields| {
+            needs.met_by_fields(&fields)?;
+            Ok(fields)
+        });
         rows.push(Row {
             index: rows.len(),
-            fields,
+            fields: fields.map_err(|problem| problem.at(path, Place::Line(index + 1), &needs))?,
         });
     }
     if rows.is_empty() {
@@ -143,67 +171,6 @@ pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, Aug
         .into());
     }
     Ok(rows)
-}
-
-pub(crate) fn parse_line(
-    path: &Path,
-    line: usize,
-    text: &[u8],
-) -> Result<Map<String, Value>, DataError> {
-    serde_json::from_slice(text).map_err(|error| DataError::BadLine {
-        path: path.to_owned(),
-        line,
-        problem: without_line_number(&error),
-    })
-}
-
-/// The parser sees one line at a time, so its "at line 1" would mislead.
-fn without_line_number(error: &serde_json::Error) -> String {
-    let position = format!(" at line {} column {}", error.line(), error.column());
-    let message = error.to_string();
-    let message = message.strip_suffix(&position).unwrap_or(&message);
-    format!("{message} (column {})", error.column())
-}
-
-pub(crate) fn require_text(
-    path: &Path,
-    line: usize,
-    fields: &Map<String, Value>,
-    required: &[&str],
-) -> Result<(), DataError> {
-    for &field in required {
-        match fields.get(field) {
-            Some(Value::String(_) | Value::Number(_) | Value::Bool(_)) => {}
-            Some(other) => {
-                return Err(DataError::FieldType {
-                    path: path.to_owned(),
-                    line,
-                    field: field.into(),
-                    found: type_name(other),
-                });
-            }
-            None => {
-                return Err(DataError::MissingField {
-                    path: path.to_owned(),
-                    line,
-                    field: field.into(),
-                    present: fields.keys().cloned().collect(),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]
@@ -242,6 +209,10 @@ mod tests {
         assert_eq!(
             message(text, &["a"]),
             "line 2: not a JSON object: expected ident (column 8)"
+        );
+        assert_eq!(
+            message("{\"a\":\"1\"} x", &["a"]),
+            "line 1: not a JSON object: trailing characters (column 11)"
         );
         let problem = message("[1]", &[]);
         assert!(

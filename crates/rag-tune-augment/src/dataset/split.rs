@@ -1,95 +1,97 @@
 //! The rows of one split, on disk: read in order or by index, a few bytes of memory a row.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
-use super::{BadRows, DataError, Row, parse_line, require_text};
+use super::check::parse_fields;
+use super::columns::{Needs, Reading, Renaming};
+use super::format::{Compression, Format};
+use super::part::{Built, Id, Part, PartBuilder};
+use super::place::{Unit, shortened};
+use super::{BadRows, DataError, Row, array, lines, parquet, spool, table};
 use crate::AugmentError;
 
-/// How the rows of a split are read.
-#[derive(Debug, Clone, Copy)]
-pub struct Reading<'a> {
-    /// Task column to source column, where they differ.
-    pub columns: &'a BTreeMap<String, String>,
-    /// The task columns that every row must have, as text.
-    pub required: &'a [&'a str],
-    /// The column that identifies a row, if there is one.
-    pub id: Option<&'a str>,
-    /// What happens to rows that lack a column.
-    pub bad_rows: BadRows,
-}
-
 /// A split whose rows were checked once and stay on disk.
+///
+/// JSON lines and arrays are read where they are; other formats, and all that is gzipped, are laid out
+/// as JSON lines in a temporary file (in TMPDIR) that has no name and goes with the split.
 #[derive(Debug)]
 pub struct Split {
-    path: PathBuf,
-    file: File,
-    columns: BTreeMap<String, String>,
-    /// Where each row begins; one more than there are rows.
-    starts: Vec<u64>,
+    parts: Vec<Part>,
+    /// Of each part, the number of rows before it; at the end, of all rows.
+    first_rows: Vec<usize>,
+    needs: Needs,
+    renaming: Renaming,
+    skipped: usize,
 }
 
 impl Split {
     /// Reads and checks every row of `files`, which follow each other.
     ///
+    /// The ending of a name tells its format: `.jsonl`, `.ndjson` (an object a line), `.json` (an array of
+    /// objects, or an object a line), `.csv`, `.tsv` (a line of names, then rows of texts), `.parquet`;
+    /// all but Parquet also with `.gz`.
+    ///
     /// # Errors
-    /// [`AugmentError::Data`], [`AugmentError::Read`].
+    /// [`AugmentError::Read`], and [`AugmentError::Data`] with the line (of text) or row (of an array or a
+    /// Parquet file): a row that cannot be read, that lacks a column, whose id another has. With
+    /// [`BadRows::Skip`] such rows are left out and counted; a file that is damaged as a whole (an open
+    /// bracket or quote, a truncated Parquet file), or whose header lacks a column, still is an error, and so
+    /// are no rows at all.
     pub fn open(files: &[PathBuf], reading: &Reading<'_>) -> Result<Self, AugmentError> {
-        let path = &files[0];
-        let file = File::open(path).map_err(AugmentError::read(path))?;
+        let needs = Needs::new(reading);
         let mut split = Self {
-            path: path.clone(),
-            file: file.try_clone().map_err(AugmentError::read(path))?,
-            columns: reading.columns.clone(),
-            starts: Vec::new(),
+            parts: Vec::new(),
+            first_rows: vec![0],
+            needs: Needs::new(reading),
+            renaming: Renaming::new(reading),
+            skipped: 0,
         };
-        let (mut start, mut line) = (0, 0);
-        let mut reader = BufReader::new(file);
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            let read = reader
-                .read_until(b'\n', &mut text)
-                .map_err(AugmentError::read(path))?;
-            if read == 0 {
-                break;
+        let (mut ids, mut first_problem) = (Vec::new(), None);
+        for path in files {
+            for built in read_file(path, &needs, reading.bad_rows)? {
+                let part = split.parts.len() as u32;
+                let of_part = built.ids.into_iter().map(|id| Id { part, ..id });
+                ids.extend(of_part);
+                split.skipped += built.skipped;
+                first_problem = first_problem.or(built.first_problem);
+                split.parts.push(built.part);
             }
-            line += 1;
-            if !text.trim_ascii().is_empty() {
-                let fields = split.parse(line, &text)?;
-                require_text(path, line, &fields, reading.required)?;
-                split.starts.push(start);
-            }
-            start += read as u64;
         }
-        if split.starts.is_empty() {
-            return Err(DataError::EmptySplit { path: path.clone() }.into());
+        split.count_rows();
+        if let Some(id) = reading.id {
+            split.check_ids(ids, id, reading.bad_rows)?;
         }
-        split.starts.push(start);
-        Ok(split)
+        match split.len() {
+            0 => Err(split.without_rows(files, first_problem).into()),
+            _ => Ok(split),
+        }
     }
 
     /// Number of rows.
     #[expect(clippy::len_without_is_empty, reason = "a split is never empty")]
     pub fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.first_rows[self.parts.len()]
     }
 
-    /// The file, for messages.
+    /// Number of rows that were left out, as [`BadRows::Skip`] asks for.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    /// The first file, for messages.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.parts[0].path
     }
 
     /// One row.
     ///
     /// # Errors
-    /// [`AugmentError::Read`], if the file was changed since it was opened.
+    /// [`DataError::Changed`], if the file was changed since it was opened, and [`AugmentError::Read`].
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn row(&self, index: usize) -> Result<Row, AugmentError> {
         let mut rows = self.rows(index..index + 1)?;
         Ok(rows.pop().expect("one row was asked for"))
@@ -99,35 +101,138 @@ impl Split {
     ///
     /// # Errors
     /// As [`Split::row`].
+    ///
+    /// # Panics
+    /// If `range` reaches beyond the last row.
     pub fn rows(&self, range: Range<usize>) -> Result<Vec<Row>, AugmentError> {
-        let (start, end) = (self.starts[range.start], self.starts[range.end]);
-        let mut bytes = vec![0; (end - start) as usize];
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(AugmentError::read(&self.path))?;
-        let row = |index: usize| {
-            let from = (self.starts[index] - start) as usize;
-            let to = (self.starts[index + 1] - start) as usize;
-            // Blank lines may follow a row.
-            let text = bytes[from..to].split(|byte| *byte == b'\n').next();
-            let fields = self.parse(index + 1, text.unwrap_or_default())?;
-            Ok(Row { index, fields })
-        };
-        range.map(row).collect()
+        assert!(range.end <= self.len(), "rows {range:?} of {}", self.len());
+        let mut rows = Vec::with_capacity(range.len());
+        while range.start + rows.len() < range.end {
+            let next = range.start + rows.len();
+            let part = self.part_of(next);
+            let before = self.first_rows[part];
+            let end = range.end.min(self.first_rows[part + 1]);
+            let part = &self.parts[part];
+            rows.extend(part.read(next - before..end - before, |row, text| {
+                // What was checked when the split was opened can only fail if the file was changed.
+                let fields = parse_fields(text).map_err(|_| part.changed())?;
+                self.needs
+                    .met_by_fields(&fields)
+                    .map_err(|_| part.changed())?;
+                Ok(Row {
+                    index: before + row,
+                    fields: self.renaming.apply(fields),
+                })
+            })?);
+        }
+        Ok(rows)
     }
 
-    fn parse(&self, line: usize, text: &[u8]) -> Result<Map<String, Value>, AugmentError> {
-        let fields = parse_line(&self.path, line, text)?;
-        if self.columns.is_empty() {
-            return Ok(fields);
+    fn part_of(&self, row: usize) -> usize {
+        self.first_rows.partition_point(|first| *first <= row) - 1
+    }
+
+    fn count_rows(&mut self) {
+        let mut rows = 0;
+        self.first_rows = vec![0];
+        for part in &self.parts {
+            rows += part.len();
+            self.first_rows.push(rows);
         }
-        let renamed = fields.into_iter().map(|(name, value)| {
-            let task_column = self.columns.iter().find(|(_, source)| **source == name);
-            (
-                task_column.map_or(name, |(column, _)| column.clone()),
-                value,
-            )
-        });
-        Ok(renamed.collect())
+    }
+
+    fn without_rows(&self, files: &[PathBuf], first: Option<DataError>) -> DataError {
+        let path = files.first().cloned().unwrap_or_default();
+        match first {
+            None => DataError::EmptySplit { path },
+            Some(first) => DataError::NoUsableRows {
+                path,
+                skipped: self.skipped,
+                first: Box::new(first),
+            },
+        }
+    }
+
+    /// Finds rows with the id of an earlier row; leaves them out, or names the first.
+    fn check_ids(
+        &mut self,
+        ids: Vec<Id>,
+        column: &str,
+        bad_rows: BadRows,
+    ) -> Result<(), AugmentError> {
+        let mut removed = vec![Vec::new(); self.parts.len()];
+        for (first, later) in repeated_ids(ids) {
+            let id = self.id(later, column)?;
+            if id != self.id(first, column)? {
+                continue; // two texts of one hash
+            }
+            let part = later.part as usize;
+            if bad_rows == BadRows::Error {
+                let (part, first_part) = (&self.parts[part], &self.parts[first.part as usize]);
+                return Err(DataError::DuplicateId {
+                    path: part.path.clone(),
+                    place: part.unit().place(later.number as usize),
+                    first_path: first_part.path.clone(),
+                    first_place: first_part.unit().place(first.number as usize),
+                    field: column.into(),
+                    id: shortened(&id),
+                }
+                .into());
+            }
+            removed[part].push(later.row);
+        }
+        for (part, rows) in self.parts.iter_mut().zip(&removed) {
+            part.remove(rows);
+            self.skipped += rows.len();
+        }
+        self.count_rows();
+        Ok(())
+    }
+
+    fn id(&self, id: Id, column: &str) -> Result<String, AugmentError> {
+        let row = self.row(self.first_rows[id.part as usize] + id.row as usize)?;
+        Ok(row.text(column).into_owned())
+    }
+}
+
+/// Pairs of rows whose ids have one hash, the first of each hash and every later one, by the later.
+fn repeated_ids(mut ids: Vec<Id>) -> Vec<(Id, Id)> {
+    ids.sort_unstable();
+    let groups = ids.chunk_by(|a, b| a.hash == b.hash);
+    let mut pairs: Vec<(Id, Id)> = groups
+        .flat_map(|group| group[1..].iter().map(|later| (group[0], *later)))
+        .collect();
+    pairs.sort_unstable_by_key(|(_, later)| (later.part, later.row));
+    pairs
+}
+
+fn read_file(path: &Path, needs: &Needs, bad_rows: BadRows) -> Result<Vec<Built>, AugmentError> {
+    let (format, compression) = Format::of_path(path)?;
+    let mut file = File::open(path).map_err(AugmentError::read(path))?;
+    let builder = |unit| PartBuilder::new(path, unit, needs, bad_rows);
+    let unpacked =
+        compression == Compression::Gzip && matches!(format, Format::JsonLines | Format::Json);
+    if unpacked {
+        file = spool::unpacked(path, file)?;
+    }
+    match format {
+        Format::JsonLines => Ok(vec![lines::read(file, builder(Unit::Line))?]),
+        Format::Json => match array::is_array(&mut file).map_err(AugmentError::read(path))? {
+            true => Ok(vec![array::read(file, builder(Unit::Row))?]),
+            false => Ok(vec![lines::read(file, builder(Unit::Line))?]),
+        },
+        Format::Csv => Ok(vec![table::read(
+            file,
+            compression,
+            b',',
+            builder(Unit::Line),
+        )?]),
+        Format::Tsv => Ok(vec![table::read(
+            file,
+            compression,
+            b'\t',
+            builder(Unit::Line),
+        )?]),
+        Format::Parquet => parquet::read(path, needs, bad_rows),
     }
 }

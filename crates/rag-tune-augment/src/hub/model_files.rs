@@ -19,7 +19,7 @@ const DESCRIPTIONS: &[&str] = &[
     "merges.txt",
     "modules.json",
     "sentence_bert_config.json",
-    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
 ];
 
 const SINGLE: &str = "model.safetensors";
@@ -36,6 +36,7 @@ pub(super) fn wanted(files: &[String]) -> Result<Vec<String>, Vec<String>> {
         .filter(|name| has(name))
         .map(|name| (*name).into())
         .collect();
+    wanted.extend(files.iter().filter(|file| is_of_module(file)).cloned());
     if has(INDEX) {
         wanted.push(INDEX.into());
         wanted.extend(files.iter().filter(|file| is_shard(file)).cloned());
@@ -77,6 +78,17 @@ fn holds_gguf(folder: &Path) -> bool {
     entries
         .flatten()
         .any(|entry| entry.file_name().to_str().is_some_and(is_gguf))
+}
+
+/// The settings and weights of a sentence-transformers module: `1_Pooling/config.json`, a model2vec
+/// `0_StaticEmbedding/model.safetensors`.
+fn is_of_module(file: &str) -> bool {
+    let Some((folder, name)) = file.split_once('/') else {
+        return false;
+    };
+    let number = folder.split_once('_').map(|(number, _)| number);
+    let is_module = number.is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
+    is_module && ["config.json", "tokenizer.json", SINGLE].contains(&name)
 }
 
 fn is_shard(file: &str) -> bool {
@@ -121,6 +133,36 @@ mod tests {
         ];
         let expected = [files[3], files[2], files[0], files[1]];
         assert_eq!(wanted_of(&files).unwrap(), expected);
+    }
+
+    #[test]
+    fn modules_of_an_embedder_come_before_its_weights() {
+        let files = [
+            "model.safetensors",
+            "2_Dense/model.safetensors",
+            "2_Dense/config.json",
+            "2_Dense/pytorch_model.bin",
+            "1_Pooling/config.json",
+            "config_sentence_transformers.json",
+            "onnx/config.json",
+        ];
+        let expected = [files[5], files[1], files[2], files[4], files[0]];
+        assert_eq!(wanted_of(&files).unwrap(), expected);
+    }
+
+    /// model2vec: its weights are an ordinary `model.safetensors`.
+    #[test]
+    fn static_embeddings_are_a_model_like_any_other() {
+        let files = [
+            "model.safetensors",
+            "tokenizer.json",
+            "config.json",
+            "modules.json",
+        ];
+        assert_eq!(
+            wanted_of(&files).unwrap(),
+            [files[2], files[1], files[3], files[0]]
+        );
     }
 
     #[test]

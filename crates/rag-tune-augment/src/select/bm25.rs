@@ -176,6 +176,7 @@ mod tests {
         let reading = Reading {
             columns: &BTreeMap::new(),
             required: &["question"],
+            filled: &[],
             id: None,
             bad_rows: BadRows::Error,
         };
