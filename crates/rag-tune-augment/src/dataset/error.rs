@@ -57,16 +57,14 @@ pub enum DataError {
         field: String,
     },
     /// Two rows of a split have one id.
-    #[error("`{path}` {place}: `{field}` is {id:?}, as in `{first_path}` {first_place}")]
+    #[error("`{path}` {place}: `{field}` is {id:?}, as in {first}")]
     DuplicateId {
         /// The data file of the later row.
         path: PathBuf,
         /// Where in it.
         place: Place,
-        /// The data file of the earlier row.
-        first_path: PathBuf,
-        /// Where in it.
-        first_place: Place,
+        /// Data file and place of the earlier row.
+        first: String,
         /// The id column.
         field: String,
         /// The value, shortened.

@@ -39,13 +39,16 @@ use lines::BYTE_ORDER_MARK;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// A hub id (`owner/name`, or `owner/name:config` for one of several configurations), or a folder.
+    /// A hub id (`owner/name`, or `owner/name:config` for one of several configurations), a folder, or a
+    /// data file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`; all but the last also with `.gz`).
     pub source: String,
     /// The split that is trained on, and that examples are taken from.
     pub train_split: String,
-    /// The file of a split where its name does not tell, such as `{ train = "part1.csv" }`; relative to the source.
+    /// The file of a split where its name does not tell, such as `{ train = "part1.csv" }`; relative to the source
+    /// (to the folder of a source that is a file). `*` stands for any part of a name, `**` also for folders.
     pub files: BTreeMap<String, String>,
-    /// Names of the data's columns where they are not the task's, such as `{ question = "input" }`.
+    /// Names of the data's columns where they are not the task's, such as `{ question = "input" }`; a column of
+    /// the data that already has the task's name is left out then.
     pub columns: BTreeMap<String, String>,
     /// Column that identifies a row; with it, no two rows of a split may have the same value, and no
     /// row gets an example of its own value. Empty: rows are told apart by their position.

@@ -172,8 +172,11 @@ impl Split {
                 return Err(DataError::DuplicateId {
                     path: part.path.clone(),
                     place: part.unit().place(later.number as usize),
-                    first_path: first_part.path.clone(),
-                    first_place: first_part.unit().place(first.number as usize),
+                    first: format!(
+                        "`{}` {}",
+                        first_part.path.display(),
+                        first_part.unit().place(first.number as usize)
+                    ),
                     field: column.into(),
                     id: shortened(&id),
                 }

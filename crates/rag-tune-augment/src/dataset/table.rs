@@ -116,8 +116,8 @@ impl<R: Read> Records<R> {
         // The reader's own position of a record is before the blank lines that precede it, and before
         // the line feed of a \r\n.
         let newlines = record.as_slice().iter().filter(|byte| **byte == b'\n');
-        let line = self.reader.position().line() as usize - newlines.count();
-        let last = record.iter().last().unwrap_or_default();
+        let line = (self.reader.position().line() as usize).saturating_sub(newlines.count());
+        let last = record.iter().next_back().unwrap_or_default();
         if last.ends_with(END) {
             return Err(builder.damaged(line, "a quote is not closed").into());
         }

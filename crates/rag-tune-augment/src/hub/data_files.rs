@@ -269,7 +269,7 @@ impl Wanted<'_> {
         };
         let kinds: BTreeSet<_> = files
             .iter()
-            .map(|c| (c.format, &c.folders, name(c), c.shards))
+            .map(|c| (c.format, parent(c.path), name(c), c.shards))
             .collect();
         if kinds.len() > 1 {
             return Err(self.ambiguous(files.iter().map(|c| c.path)));
@@ -296,6 +296,10 @@ impl Wanted<'_> {
             candidates: candidates.map(str::to_owned).collect(),
         }
     }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// All names of a split, itself included.
