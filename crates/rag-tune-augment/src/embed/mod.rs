@@ -6,7 +6,7 @@ mod endpoint;
 
 pub use bert::BertEmbedder;
 pub use cache::VectorCache;
-pub use endpoint::EndpointError;
+pub use endpoint::{EndpointEmbedder, EndpointError, Limits, RetryPolicy};
 
 use crate::{AugmentError, Hub, RetrievalConfig};
 
@@ -48,8 +48,11 @@ pub struct Usage {
 /// Finds the embedder that the config names, without loading its weights.
 ///
 /// # Errors
-/// As [`Hub::model`] and [`BertEmbedder::open`].
+/// As [`Hub::model`], [`BertEmbedder::open`] and [`EndpointEmbedder::open`].
 pub fn open(config: &RetrievalConfig, hub: &Hub) -> Result<Box<dyn Embedder>, AugmentError> {
+    if EndpointEmbedder::is_named_by(config) {
+        return Ok(Box::new(EndpointEmbedder::open(config)?));
+    }
     let folder = hub.model(&config.embedder)?;
     Ok(Box::new(BertEmbedder::open(&folder)?))
 }
