@@ -1,4 +1,5 @@
 //! The endpoint embedder against a real HTTP server, faults included.
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod common;
 mod embedding_server;
@@ -8,18 +9,18 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::write_toy_data;
+use common::{mirror_with, write_toy_data};
 use embedding_server::{
     EmbeddingServer, Received, Reply, answer, answer_with, error, error_with, vector_of,
 };
 use rag_tune_augment::embed::{
-    Embedder, EndpointEmbedder, EndpointError, Limits, RetryPolicy, VectorCache,
+    self, Embedder, EndpointEmbedder, EndpointError, Limits, RetryPolicy, VectorCache,
 };
 use rag_tune_augment::{
     AugmentError, AugmentRequest, DataConfig, Hub, RetrievalConfig, Task, augment, is_current,
     read_augmented,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const KEY: &str = "sk-very-secret-key";
 
@@ -538,4 +539,47 @@ fn nearest_by_hand(question: &str, out: &Path) -> usize {
         .collect();
     let largest = (0..cosines.len()).max_by(|a, b| cosines[*a].total_cmp(&cosines[*b]));
     largest.unwrap()
+}
+
+/// A server of other people's, such as infinity (`pip install "infinity-emb[torch,server]"`), started as
+/// `infinity_emb v2 --model-id MIRROR/models/sentence-transformers/all-MiniLM-L6-v2 --dtype float32
+/// --served-model-name minilm --url-prefix /v1 --api-key KEY --port PORT`, its address in
+/// `RAG_TUNE_TEST_ENDPOINT` and its key in `RAG_TUNE_TEST_ENDPOINT_KEY`.
+#[test]
+fn a_server_of_other_people_gives_the_vectors_of_the_local_model() {
+    const MODEL: &str = "models/sentence-transformers/all-MiniLM-L6-v2";
+    const DATA: &str = "datasets/samlhuillier/sql-create-context-spider-intersect/validation.jsonl";
+    let Some(mirror) = mirror_with(&[MODEL, DATA]) else {
+        return;
+    };
+    let Ok(endpoint) = std::env::var("RAG_TUNE_TEST_ENDPOINT") else {
+        eprintln!("skipped: no server (RAG_TUNE_TEST_ENDPOINT)");
+        return;
+    };
+    let lines = std::fs::read_to_string(mirror.join(DATA)).unwrap();
+    let rows = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let rows: Vec<_> = rows.collect();
+    let texts: Vec<&str> = rows
+        .iter()
+        .map(|row| row["question"].as_str().unwrap())
+        .collect();
+    let vectors = |config: &RetrievalConfig| {
+        let embedder = embed::open(config, &Hub::from_env(Some(mirror.clone()))).unwrap();
+        let vectors = embed(embedder.as_ref(), &texts).unwrap();
+        (vectors, embedder.usage())
+    };
+    let (local, _) = vectors(&RetrievalConfig::default());
+    let (remote, usage) = vectors(&RetrievalConfig {
+        endpoint,
+        embedder: "minilm".into(),
+        endpoint_key: "RAG_TUNE_TEST_ENDPOINT_KEY".into(),
+        ..RetrievalConfig::default()
+    });
+    for ((local, remote), text) in local.iter().zip(&remote).zip(&texts) {
+        let dot: f32 = local.iter().zip(remote).map(|(a, b)| a * b).sum();
+        assert!(dot > 0.9999, "{text:?}: cosine {dot}");
+    }
+    assert!(usage.tokens > 0, "{usage:?}");
 }
