@@ -1,10 +1,12 @@
 //! A row and its examples become the text that the model sees.
 
+use std::collections::BTreeMap;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use crate::task::{Layout, TaskError};
+use crate::task::{Layout, Part, TaskError};
 use crate::{Row, Task};
 
 /// The two texts of a row.
@@ -23,12 +25,6 @@ pub struct PromptTemplate {
     answer_column: String,
 }
 
-/// The names have no extension, so that minijinja escapes nothing.
-const INSTRUCTION: &str = "instruction";
-const HEADER: &str = "header";
-const EXAMPLE: &str = "example";
-const QUERY: &str = "query";
-
 /// Between the parts of a prompt.
 const BLANK_LINE: &str = "\n\n";
 
@@ -38,24 +34,8 @@ impl PromptTemplate {
     /// # Errors
     /// [`TaskError::Template`] if one does not parse.
     pub fn new(task: &Task) -> Result<Self, TaskError> {
-        let mut environment = Environment::new();
-        // A line that holds only a tag leaves no line behind.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).build();
-        environment.set_syntax(syntax.map_err(template_error)?);
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let templates = task.templates.clone();
-        for (name, source) in [
-            (INSTRUCTION, templates.instruction),
-            (HEADER, templates.header),
-            (EXAMPLE, templates.example),
-            (QUERY, templates.query),
-        ] {
-            environment
-                .add_template_owned(name, source)
-                .map_err(template_error)?;
-        }
         Ok(Self {
-            environment,
+            environment: parse_templates(task.templates.parts())?,
             layout: task.layout,
             answer_column: task.answer_column.clone(),
         })
@@ -66,9 +46,15 @@ impl PromptTemplate {
     /// # Errors
     /// [`TaskError::Template`] if a row lacks a column that a template names.
     pub fn render(&self, row: &Row, examples: &[&Row]) -> Result<Prompt, TaskError> {
-        let instruction = self.fill(INSTRUCTION, context! {})?;
+        let instruction = self.fill(Part::Instruction, None, context! {})?;
         let examples = self.examples(examples)?;
-        let query = self.fill(QUERY, context! { row => fields(row) })?;
+        // Not even a template that avoids the check of its names can show the answer.
+        let row_without_answer = fields(row, |name| name != self.answer_column);
+        let query = self.fill(
+            Part::Query,
+            Some(row),
+            context! { row => row_without_answer },
+        )?;
         let parts = match self.layout {
             Layout::InstructionFirst => [instruction, examples, query],
             Layout::ExamplesFirst => [examples, instruction, query],
@@ -88,166 +74,50 @@ impl PromptTemplate {
         if count == 0 {
             return Ok(String::new());
         }
-        let header = self.fill(HEADER, context! { count })?;
+        let header = self.fill(Part::Header, None, context! { count })?;
         let filled = examples.iter().zip(1..).map(|(example, index)| {
-            self.fill(
-                EXAMPLE,
-                context! { example => fields(example), index, count },
-            )
+            let example_fields = fields(example, |_| true);
+            let context = context! { example => example_fields, index, count };
+            self.fill(Part::Example, Some(example), context)
         });
         let filled = filled.collect::<Result<Vec<_>, _>>()?;
         Ok(format!("{header}\n{}", filled.join(BLANK_LINE)))
     }
 
-    fn fill(&self, name: &str, context: Value) -> Result<String, TaskError> {
-        let template = self.environment.get_template(name);
+    fn fill(&self, part: Part, row: Option<&Row>, context: Value) -> Result<String, TaskError> {
+        let template = self.environment.get_template(part.name());
         template
             .and_then(|template| template.render(context))
-            .map_err(template_error)
+            .map_err(|error| TaskError::template(part, row.map(|row| row.index), &error))
     }
 }
 
-/// What a template sees of a row.
-fn fields(row: &Row) -> Value {
-    Value::from(Serde(&row.fields))
+/// An environment with these templates, each under its part's name.
+///
+/// # Errors
+/// [`TaskError::Template`] for the first that does not parse.
+pub(crate) fn parse_templates<'a>(
+    templates: impl IntoIterator<Item = (Part, &'a str)>,
+) -> Result<Environment<'static>, TaskError> {
+    let mut environment = Environment::new();
+    // A line that holds only a tag leaves no line behind.
+    let syntax = SyntaxConfig::builder().trim_blocks(true).build();
+    environment.set_syntax(syntax.expect("the delimiters are minijinja's own"));
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    for (part, source) in templates {
+        environment
+            .add_template_owned(part.name(), source.to_owned())
+            .map_err(|error| TaskError::template(part, None, &error))?;
+    }
+    Ok(environment)
 }
 
-fn template_error(error: minijinja::Error) -> TaskError {
-    TaskError::Template {
-        problem: format!("{error:#}"),
-    }
+/// What a template sees of a row: texts, numbers, lists and so on, as the data has them.
+fn fields(row: &Row, shown: impl Fn(&str) -> bool) -> Value {
+    let shown = row.fields.iter().filter(|(name, _)| shown(name));
+    let values = shown.map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+    Value::from(values.collect::<BTreeMap<_, _>>())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn row(index: usize, question: &str, context: &str, answer: &str) -> Row {
-        let Value::Object(fields) =
-            json!({"db_id": "d", "context": context, "question": question, "answer": answer})
-        else {
-            unreachable!("json! of braces is an object")
-        };
-        Row { index, fields }
-    }
-
-    fn render(examples: &[&Row]) -> Prompt {
-        let template = PromptTemplate::new(&Task::sql()).unwrap();
-        let query = row(
-            0,
-            "How many heads are older than 56 ?",
-            "CREATE TABLE head (age INTEGER)",
-            "SELECT count(*) FROM head WHERE age  >  56",
-        );
-        template.render(&query, examples).unwrap()
-    }
-
-    fn singers() -> Row {
-        row(
-            1,
-            "How many singers do we have?",
-            "CREATE TABLE singer (Id VARCHAR)",
-            "SELECT count(*) FROM singer",
-        )
-    }
-
-    fn pets() -> Row {
-        row(
-            2,
-            "Which pets weigh < 3 & are \"old\"?",
-            "CREATE TABLE pets (name VARCHAR, weight INTEGER)",
-            "SELECT name FROM pets WHERE weight < 3",
-        )
-    }
-
-    const INTRODUCTION: &str = "You are a powerful text-to-SQL model. Your job is to answer questions about a database. You are given a question and context regarding one or more tables. You must output the SQL query that answers the question.\n";
-
-    const QUERY: &str = "
-Please generate the SQL query that answers the following:
-### Input:
-How many heads are older than 56 ?
-
-### Context:
-CREATE TABLE head (age INTEGER)
-
-### Response:";
-
-    #[test]
-    fn without_examples() {
-        assert_eq!(
-            render(&[]).inference_prompt,
-            format!("{INTRODUCTION}{QUERY}")
-        );
-    }
-
-    #[test]
-    fn with_one_example() {
-        let examples = "
-Given the following example:
-### Input:
-How many singers do we have?
-
-### Context:
-CREATE TABLE singer (Id VARCHAR)
-
-### Response:
-SELECT count(*) FROM singer
-";
-        assert_eq!(
-            render(&[&singers()]).inference_prompt,
-            format!("{INTRODUCTION}{examples}{QUERY}")
-        );
-    }
-
-    #[test]
-    fn with_two_examples() {
-        let examples = "
-Given the following examples:
-Example 1:
-### Input:
-Which pets weigh < 3 & are \"old\"?
-
-### Context:
-CREATE TABLE pets (name VARCHAR, weight INTEGER)
-
-### Response:
-SELECT name FROM pets WHERE weight < 3
-
-Example 2:
-### Input:
-How many singers do we have?
-
-### Context:
-CREATE TABLE singer (Id VARCHAR)
-
-### Response:
-SELECT count(*) FROM singer
-";
-        assert_eq!(
-            render(&[&pets(), &singers()]).inference_prompt,
-            format!("{INTRODUCTION}{examples}{QUERY}")
-        );
-    }
-
-    #[test]
-    fn the_full_prompt_ends_with_the_answer_on_its_own_line() {
-        let prompt = render(&[&singers()]);
-        let expected = format!(
-            "{}\nSELECT count(*) FROM head WHERE age  >  56",
-            prompt.inference_prompt
-        );
-        assert_eq!(prompt.full_prompt, expected);
-    }
-
-    /// Field text is inserted once: what looks like a tag in the data stays as it is.
-    #[test]
-    fn data_is_never_taken_for_a_template() {
-        let odd = row(3, "{{ row }} {% if %}\n", "c", "a");
-        assert!(
-            render(&[&odd])
-                .inference_prompt
-                .contains("{{ row }} {% if %}\n")
-        );
-    }
-}
+mod tests;

@@ -56,8 +56,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
                 inside.ends_with(['.', '?', '!'])
             }
             (Kind::Other, '.') => {
-                let word = pieces.last().map_or("", |piece| piece.text);
-                starts_sentence || !is_abbreviation(word)
+                starts_sentence || !ends_in_abbreviation(&pieces)
             }
             (Kind::Other, '?' | '!') => true,
             // Speech begins, of which the closing mark is far away.
@@ -68,6 +67,15 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
         pieces.push(piece);
     }
     pieces
+}
+
+/// Whether a full stop after `pieces` belongs to their last word. The "Ms" of "M&Ms" is no title.
+pub(super) fn ends_in_abbreviation(pieces: &[Piece<'_>]) -> bool {
+    let stands_alone = match pieces {
+        [.., before, _] => before.kind == Kind::Space,
+        _ => true,
+    };
+    stands_alone && pieces.last().is_some_and(|last| is_abbreviation(last.text))
 }
 
 /// Kind and length in bytes of the piece that `rest` begins with.
@@ -202,7 +210,7 @@ mod tests {
     #[test]
     fn sentences_begin_after_their_marks_but_not_after_mr() {
         assert_eq!(
-            first_words("Does Mr. Smith go? He does. \"Oh!\" (They go.)\nYes"),
+            first_words("Does Mr. Smith eat M&Ms. He does. \"Oh!\" (They go.)\nYes"),
             ["Does", "He", "They", "Yes"]
         );
     }

@@ -49,7 +49,8 @@ impl Schema {
             let Some((next_at, next)) = words.get(index + 1) else {
                 continue;
             };
-            if forms(&format!("{word}{next}")).any(|form| self.names.contains(&form)) {
+            let neighbours = *next_at == at + 2 && pieces[at + 1].text == " ";
+            if neighbours && forms(&format!("{word}{next}")).any(|form| self.names.contains(&form)) {
                 marks[*at] = Some(Specific::SchemaWord);
                 marks[*next_at] = Some(Specific::SchemaWord);
             }

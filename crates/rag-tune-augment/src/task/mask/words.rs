@@ -219,6 +219,7 @@ const OPENERS: &[&str] = &[
     "otherwise",
     "overall",
     "perhaps",
+    "play",
     "please",
     "previously",
     "provide",
@@ -328,7 +329,7 @@ pub(super) fn is_number_word(lower: &str) -> bool {
     NUMBER_WORDS.contains(&lower)
 }
 
-/// Whether the full stop after `word` belongs to it: `Mr.`, or an initial.
+/// Whether a full stop after `word` belongs to it: `Mr.`, or an initial.
 pub(super) fn is_abbreviation(word: &str) -> bool {
     let mut characters = word.chars();
     let initial = characters.next().is_some_and(char::is_uppercase) && characters.next().is_none();
