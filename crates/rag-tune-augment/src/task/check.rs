@@ -109,9 +109,8 @@ fn template(task: &Task, part: Part, source: &str, environment: &Environment<'_>
         .iter()
         .any(|name| name == "row" || name.starts_with("row."));
     if part == Part::Query && !shows_row {
-        problems.push(format!(
-            "`templates.query` shows nothing of `row`, so that all prompts are equal"
-        ));
+        problems
+            .push("`templates.query` shows nothing of `row`, so that all prompts are equal".into());
     }
     problems.extend(unknown_filter(part, environment));
     problems

@@ -214,7 +214,11 @@ mod tests {
                 "CREATE TABLE employees (first_name VARCHAR, City VARCHAR)",
                 "List [MASK]'s [MASK] and the [MASK]' [MASK].",
             ),
-            ("How many are in the air?", "no statement", "How many are in the air?"),
+            (
+                "How many are in the air?",
+                "no statement",
+                "How many are in the air?",
+            ),
         ] {
             assert_eq!(sql(question, statements), masked);
         }

@@ -55,9 +55,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
                 let inside = piece.text.trim_end_matches([mark, '”', '’']);
                 inside.ends_with(['.', '?', '!'])
             }
-            (Kind::Other, '.') => {
-                starts_sentence || !ends_in_abbreviation(&pieces)
-            }
+            (Kind::Other, '.') => starts_sentence || !ends_in_abbreviation(&pieces),
             (Kind::Other, '?' | '!') => true,
             // Speech begins, of which the closing mark is far away.
             (Kind::Other, '"' | '“') => text[at..].starts_with(char::is_alphabetic),

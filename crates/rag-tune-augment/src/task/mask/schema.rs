@@ -50,7 +50,8 @@ impl Schema {
                 continue;
             };
             let neighbours = *next_at == at + 2 && pieces[at + 1].text == " ";
-            if neighbours && forms(&format!("{word}{next}")).any(|form| self.names.contains(&form)) {
+            if neighbours && forms(&format!("{word}{next}")).any(|form| self.names.contains(&form))
+            {
                 marks[*at] = Some(Specific::SchemaWord);
                 marks[*next_at] = Some(Specific::SchemaWord);
             }
