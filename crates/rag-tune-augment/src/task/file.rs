@@ -65,24 +65,9 @@ fn suggestion<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String
 
 /// The word with the fewest typing mistakes, if they are few for its length.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let best = known
-        .iter()
-        .min_by_key(|known| edit_distance(word, known))?;
-    (edit_distance(word, best) <= word.chars().count() / 3).then_some(*best)
-}
-
-/// Letters to insert, delete or replace (Levenshtein 1966).
-fn edit_distance(from: &str, to: &str) -> usize {
-    let mut distances: Vec<usize> = (0..=to.chars().count()).collect();
-    for (row, from) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut distances[0], row + 1);
-        for (column, to) in to.chars().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = distances[column + 1];
-            distances[column + 1] = replaced.min(diagonal + 1).min(distances[column] + 1);
-        }
-    }
-    distances[to.chars().count()]
+    let distance = |known: &str| strsim::damerau_levenshtein(word, known);
+    let best = known.iter().min_by_key(|known| distance(known))?;
+    (distance(best) <= word.chars().count() / 3).then_some(*best)
 }
 
 #[cfg(test)]
@@ -190,9 +175,7 @@ query = "{{ row.in }}:"
     }
 
     #[test]
-    fn distances() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "ab"), 2);
+    fn a_word_with_few_mistakes_is_near() {
         assert_eq!(
             nearest("funtional", &["sql", "functional"]),
             Some("functional")
