@@ -32,7 +32,6 @@ pub(super) struct Codes {
 /// Some 64 rows.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
-    pub scales: &'a [f32; PANEL_ROWS],
     pub errors: &'a [f32; PANEL_ROWS],
     pub norms: &'a [f32; PANEL_ROWS],
     pub codes: PanelCodes<'a>,
@@ -86,10 +85,10 @@ impl Codes {
         };
         let offsets = bytemuck::cast_slice(&lists[3 * LIST_BYTES..]);
         Panel {
-            scales: list(0),
             errors: list(1),
             norms: list(2),
             codes: PanelCodes {
+                scales: list(0),
                 codes: bytemuck::cast_slice(codes),
                 offsets: offsets.try_into().expect("64 values"),
             },
@@ -255,7 +254,7 @@ mod tests {
                     .map(|at| panel.codes.codes[(at / QUAD * PANEL_ROWS + row) * QUAD + at % QUAD])
                     .collect();
                 prop_assert_eq!(found, expected);
-                prop_assert_eq!(panel.scales[row], terms.scale);
+                prop_assert_eq!(panel.codes.scales[row], terms.scale);
                 prop_assert_eq!(panel.errors[row], terms.error);
                 prop_assert_eq!(panel.norms[row], terms.norm);
             }

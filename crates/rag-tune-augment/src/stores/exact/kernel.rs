@@ -37,6 +37,8 @@ pub(super) struct PanelCodes<'a> {
     pub codes: &'a [i8],
     /// [`offset`] of each row.
     pub offsets: &'a [i32; PANEL_ROWS],
+    /// What a row's product is multiplied with to be its score.
+    pub scales: &'a [f32; PANEL_ROWS],
 }
 
 /// What takes [`QUERY_OFFSET`] out of a row's product again.
@@ -74,11 +76,19 @@ impl Kernel {
         ways
     }
 
-    /// `products[query][row]` for the queries of the group; the rest of `products` is left as it is.
+    /// `products[query][row]` for the queries of the group; the rest of `products` is left as it is. Returns a
+    /// set of bits, by position in the group: whether some row's `product * scale` is not below
+    /// `least` for that query. Nearly always none is set.
     ///
     /// # Panics
     /// If panel and group are of different length, or the group was made for another kernel.
-    pub fn multiply(self, panel: PanelCodes<'_>, group: &QueryGroup, products: &mut Products) {
+    pub fn multiply(
+        self,
+        panel: PanelCodes<'_>,
+        group: &QueryGroup,
+        least: &[f32; GROUP_QUERIES],
+        products: &mut Products,
+    ) -> u32 {
         let quads = group.words.len() / group.queries;
         assert_eq!(panel.codes.len(), quads * PANEL_ROWS * QUAD, "dimension");
         assert_eq!(group.kernel, self, "codes for this kernel");
@@ -86,24 +96,14 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a kernel of this kind is only made where the processor has AVX-512 VNNI, and
             // the panel has 64 quads for each word of a query.
-            Way::Vnni => unsafe { vnni::multiply(panel, group, products) },
+            Way::Vnni => unsafe { vnni::multiply(panel, group, least, products) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, with AVX2.
-            Way::Avx2 => unsafe { avx2::multiply(panel.codes, group, products) },
-            Way::Portable => portable_multiply(panel.codes, group, products),
-        }
-    }
-
-    /// The largest `product * scale` of a panel.
-    pub fn largest(self, products: &[i32; PANEL_ROWS], scales: &[f32; PANEL_ROWS]) -> f32 {
-        match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a kernel of this kind is only made where the processor has AVX-512.
-            Way::Vnni => unsafe { vnni::largest(products, scales) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above, with AVX2.
-            Way::Avx2 => unsafe { avx2::largest(products, scales) },
-            Way::Portable => largest(products, scales),
+            Way::Avx2 => unsafe { avx2::multiply(panel, group, least, products) },
+            Way::Portable => {
+                portable_multiply(panel.codes, group, products);
+                reaching(group.queries, products, panel.scales, least)
+            }
         }
     }
 }
@@ -149,28 +149,31 @@ fn portable_multiply(codes: &[i8], group: &QueryGroup, products: &mut Products) 
     }
 }
 
-/// Plain Rust, which the callers below compile for wider registers.
+/// What [`Kernel::multiply`] returns. Plain Rust, which a caller may compile for wider registers.
 #[inline(always)]
-fn largest(products: &[i32; PANEL_ROWS], scales: &[f32; PANEL_ROWS]) -> f32 {
-    let mut best = [f32::NEG_INFINITY; 16];
-    for start in (0..PANEL_ROWS).step_by(16) {
-        for lane in 0..16 {
-            let value = products[start + lane] as f32 * scales[start + lane];
-            // Not `max`, which takes more instructions to treat NaN; there is none.
-            best[lane] = if value > best[lane] {
-                value
-            } else {
-                best[lane]
-            };
+fn reaching(
+    queries: usize,
+    products: &Products,
+    scales: &[f32; PANEL_ROWS],
+    least: &[f32; GROUP_QUERIES],
+) -> u32 {
+    let mut reached = 0;
+    for query in 0..queries {
+        let mut below = true;
+        for (&product, scale) in products[query].iter().zip(scales) {
+            below &= product as f32 * scale < least[query];
         }
+        reached |= u32::from(!below) << query;
     }
-    best.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    reached
 }
 
 #[cfg(target_arch = "x86_64")]
 mod vnni {
     use std::arch::x86_64::{
-        __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_storeu_si512,
+        __m512i, _CMP_NLT_UQ, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
+        _mm512_storeu_si512,
     };
 
     use super::{GROUP_QUERIES, PANEL_ROWS, PanelCodes, Products, QUAD, QueryGroup};
@@ -179,16 +182,22 @@ mod vnni {
     /// The processor must have AVX-512 VNNI; `panel.codes` must hold 256 codes for each word that a
     /// query of the group has.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub unsafe fn multiply(panel: PanelCodes<'_>, group: &QueryGroup, products: &mut Products) {
+    pub unsafe fn multiply(
+        panel: PanelCodes<'_>,
+        group: &QueryGroup,
+        least: &[f32; GROUP_QUERIES],
+        products: &mut Products,
+    ) -> u32 {
+        let words = &group.words;
         // SAFETY: the caller's promise.
         unsafe {
             match group.queries {
-                1 => tile::<1>(panel, &group.words, products),
-                2 => tile::<2>(panel, &group.words, products),
-                3 => tile::<3>(panel, &group.words, products),
-                4 => tile::<4>(panel, &group.words, products),
-                5 => tile::<5>(panel, &group.words, products),
-                _ => tile::<GROUP_QUERIES>(panel, &group.words, products),
+                1 => tile::<1>(panel, words, least, products),
+                2 => tile::<2>(panel, words, least, products),
+                3 => tile::<3>(panel, words, least, products),
+                4 => tile::<4>(panel, words, least, products),
+                5 => tile::<5>(panel, words, least, products),
+                _ => tile::<GROUP_QUERIES>(panel, words, least, products),
             }
         }
     }
@@ -199,9 +208,10 @@ mod vnni {
     unsafe fn tile<const QUERIES: usize>(
         panel: PanelCodes<'_>,
         words: &[i32],
+        least: &[f32; GROUP_QUERIES],
         products: &mut Products,
-    ) {
-        let offsets = panel.offsets.as_ptr();
+    ) -> u32 {
+        let (offsets, scales) = (panel.offsets.as_ptr(), panel.scales.as_ptr());
         // SAFETY: 4 x 16 offsets are the 64 of the panel.
         let offsets: [__m512i; 4] = std::array::from_fn(|lane| unsafe {
             _mm512_loadu_si512(offsets.add(lane * 16).cast())
@@ -222,19 +232,33 @@ mod vnni {
                 }
             }
         }
-        for (sums, products) in sums.iter().zip(products) {
+        // Every sum goes to memory first: where a loop only stores some, the compiler keeps all of them
+        // in memory from the start, and multiplies at a third of the speed.
+        for (sums, products) in sums.iter().zip(&mut *products) {
             for (lane, sum) in sums.iter().enumerate() {
                 // SAFETY: 4 x 16 sums are the 64 of a query.
                 unsafe { _mm512_storeu_si512(products.as_mut_ptr().add(lane * 16).cast(), *sum) };
             }
         }
-    }
-
-    /// # Safety
-    /// The processor must have AVX-512.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn largest(products: &[i32; PANEL_ROWS], scales: &[f32; PANEL_ROWS]) -> f32 {
-        super::largest(products, scales)
+        let mut reached = 0;
+        for query in 0..QUERIES {
+            let least = _mm512_set1_ps(least[query]);
+            let mut rows = 0;
+            for lane in 0..4 {
+                // SAFETY: 4 x 16 products and scales are the 64 of a query and of the panel.
+                let (product, scale) = unsafe {
+                    (
+                        _mm512_loadu_si512(products[query].as_ptr().add(lane * 16).cast()),
+                        _mm512_loadu_ps(scales.add(lane * 16)),
+                    )
+                };
+                let score = _mm512_mul_ps(_mm512_cvtepi32_ps(product), scale);
+                // "Not less than", so that NaN, of which nothing is known, counts.
+                rows |= _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(score, least);
+            }
+            reached |= u32::from(rows != 0) << query;
+        }
+        reached
     }
 }
 
@@ -246,21 +270,27 @@ mod avx2 {
         _mm256_storeu_si256,
     };
 
-    use super::{PANEL_ROWS, Products, QUAD, QueryGroup};
+    use super::{GROUP_QUERIES, PANEL_ROWS, PanelCodes, Products, QUAD, QueryGroup, reaching};
 
     /// Rows of a tile: their codes fill four registers once they are widened to 16 bits.
     const TILE_ROWS: usize = 16;
 
     /// # Safety
-    /// The processor must have AVX2; `codes` must hold 256 for each word that a query of the group has.
+    /// The processor must have AVX2; `panel.codes` must hold 256 for each word that a query of the group has.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn multiply(codes: &[i8], group: &QueryGroup, products: &mut Products) {
+    pub unsafe fn multiply(
+        panel: PanelCodes<'_>,
+        group: &QueryGroup,
+        least: &[f32; GROUP_QUERIES],
+        products: &mut Products,
+    ) -> u32 {
         for first_row in (0..PANEL_ROWS).step_by(TILE_ROWS) {
             for (query, products) in products[..group.queries].iter_mut().enumerate() {
                 // SAFETY: the caller's promise; `first_row` leaves 16 rows.
-                unsafe { tile(codes, group, query, first_row, products) };
+                unsafe { tile(panel.codes, group, query, first_row, products) };
             }
         }
+        reaching(group.queries, products, panel.scales, least)
     }
 
     /// # Safety
@@ -306,13 +336,6 @@ mod avx2 {
     fn joined(first: __m256i, second: __m256i) -> __m256i {
         _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(first, second))
     }
-
-    /// # Safety
-    /// The processor must have AVX2.
-    #[target_feature(enable = "avx2")]
-    pub unsafe fn largest(products: &[i32; PANEL_ROWS], scales: &[f32; PANEL_ROWS]) -> f32 {
-        super::largest(products, scales)
-    }
 }
 
 #[cfg(test)]
@@ -350,22 +373,37 @@ mod tests {
                 }
             }
             let offsets = std::array::from_fn(|row| offset(rows[row].iter().copied()));
-            let panel = PanelCodes { codes: &codes, offsets: &offsets };
             let scales: [f32; PANEL_ROWS] = std::array::from_fn(|row| 0.01 * row as f32);
+            let panel = PanelCodes {
+                codes: &codes,
+                offsets: &offsets,
+                scales: &scales,
+            };
             let slices: Vec<&[i8]> = queries.iter().map(Vec::as_slice).collect();
+            let expected: Vec<Vec<_>> = queries
+                .iter()
+                .map(|query| rows.iter().map(|row| plain(query, row)).collect())
+                .collect();
+            // From every second query on, the largest score is just not reached.
+            let mut least = [f32::NAN; GROUP_QUERIES];
+            for (query, products) in expected.iter().enumerate() {
+                let scores = products.iter().zip(&scales).map(|(&a, b)| a as f32 * b);
+                let largest = scores.fold(f32::NEG_INFINITY, f32::max);
+                least[query] = if query % 2 == 0 { largest } else { largest.next_up() };
+            }
             for kernel in Kernel::available() {
                 let group = QueryGroup::new(kernel, &slices);
                 let mut products = [[7; PANEL_ROWS]; GROUP_QUERIES];
-                kernel.multiply(panel, &group, &mut products);
-                for (query, found) in queries.iter().zip(&products) {
-                    let expected: Vec<_> = rows.iter().map(|row| plain(query, row)).collect();
+                let reached = kernel.multiply(panel, &group, &least, &mut products);
+                prop_assert_eq!(reached, 0b01_0101 & ((1 << queries.len()) - 1), "{:?}", kernel);
+                // Below everything: now all products are given.
+                let all = kernel.multiply(panel, &group, &[f32::NEG_INFINITY; 6], &mut products);
+                prop_assert_eq!(all, (1 << queries.len()) - 1);
+                for (found, expected) in products.iter().zip(&expected) {
                     prop_assert_eq!(&found[..], &expected[..], "{:?}", kernel);
-                    let largest = (0..PANEL_ROWS).map(|row| expected[row] as f32 * scales[row]);
-                    prop_assert_eq!(
-                        kernel.largest(found, &scales),
-                        largest.fold(f32::NEG_INFINITY, f32::max)
-                    );
                 }
+                let unknown = kernel.multiply(panel, &group, &[f32::NAN; 6], &mut products);
+                prop_assert_eq!(unknown, all);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::codes::{self, Codes, Terms};
+use super::codes::{self, Codes, Panel, Terms};
 use super::dot::{dot, dots, rounding_error, roundings};
 use super::kernel::{GROUP_QUERIES, Kernel, PANEL_ROWS, QueryGroup};
 use super::nearest::Nearest;
@@ -23,7 +23,7 @@ use crate::select::{Allowed, Example};
 /// of rows is then used for 30 times as long as it takes to read it.
 const CODED_QUERIES: usize = 32 * GROUP_QUERIES;
 /// The same for f32 products, whose blocks of 128 x 512 scores are 256 KiB.
-const PRODUCT_QUERIES: usize = 128;
+const PRODUCT_QUERIES: usize = 256;
 const PRODUCT_ROWS: usize = 8 * PANEL_ROWS;
 /// So few queries are not worth a matrix product: reading the rows takes longer than the sums.
 const DOT_QUERIES: usize = 4;
@@ -108,7 +108,7 @@ impl Search<'_> {
     fn by_codes(&self, codes: &Codes, kernel: Kernel, found: &mut [Found<'_>], rows: Range<usize>) {
         let mut query_codes = vec![vec![0; self.rows.dimension]; found.len()];
         for (found, codes) in found.iter_mut().zip(&mut query_codes) {
-            found.terms = codes::quantize(found.vector, codes);
+            found.reach = Reach::new(codes::quantize(found.vector, codes), self.rows.dimension);
         }
         let groups: Vec<_> = query_codes
             .chunks(GROUP_QUERIES)
@@ -117,27 +117,22 @@ impl Search<'_> {
             })
             .collect();
         let mut products = [[0; PANEL_ROWS]; GROUP_QUERIES];
+        let mut least = [f32::INFINITY; GROUP_QUERIES];
         for start in rows.clone().step_by(PANEL_ROWS) {
             let panel = codes.panel(start / PANEL_ROWS);
-            let largest =
-                |list: &[f32]| list.iter().fold(0.0f32, |a, &b| if b > a { b } else { a });
             let (error, norm) = (largest(panel.errors), largest(panel.norms));
-            let end = rows.end.min(start + PANEL_ROWS);
+            let rows = start..rows.end.min(start + PANEL_ROWS);
             for (group, found) in groups.iter().zip(found.chunks_mut(GROUP_QUERIES)) {
-                kernel.multiply(panel.codes, group, &mut products);
-                for (found, products) in found.iter_mut().zip(&products) {
-                    // For the whole panel first, since nearly always that is the end of it.
-                    if kernel.largest(products, panel.scales) < found.least_code_score(error, norm)
-                    {
-                        continue;
-                    }
-                    for row in start..end {
-                        let at = row - start;
-                        let score = products[at] as f32 * panel.scales[at];
-                        if score < found.least_code_score(panel.errors[at], panel.norms[at]) {
-                            continue;
-                        }
-                        found.rescore(self, row);
+                for (least, found) in least.iter_mut().zip(&*found) {
+                    *least = found.reach.least(error, norm);
+                }
+                let reached = kernel.multiply(panel.codes, group, &least, &mut products);
+                if reached == 0 {
+                    continue;
+                }
+                for (query, found) in found.iter_mut().enumerate() {
+                    if reached & (1 << query) != 0 {
+                        found.look_through(self, &panel, &products[query], rows.clone());
                     }
                 }
             }
@@ -194,9 +189,45 @@ impl Search<'_> {
 struct Found<'a> {
     query: usize,
     vector: &'a [f32],
-    terms: Terms,
+    /// At least the length of `vector`.
+    norm: f32,
     nearest: Nearest,
+    reach: Reach,
     rescored: u64,
+}
+
+/// Which products of codes cannot reach the floor.
+#[derive(Debug, Default)]
+struct Reach {
+    scale: f64,
+    floor: f64,
+    /// How far the floor is lowered for each unit of a row's error and norm.
+    for_error: f64,
+    for_norm: f64,
+}
+
+impl Reach {
+    fn new(query: Terms, dimension: usize) -> Self {
+        let [scale, error, norm] = [query.scale, query.error, query.norm].map(f64::from);
+        // 16 more for turning a product into a score, and for the arithmetic here.
+        let rounding = rounding_error(roundings(dimension) + 16);
+        Self {
+            scale,
+            floor: f64::NEG_INFINITY,
+            for_error: norm / scale,
+            for_norm: (error + rounding * norm) / scale,
+        }
+    }
+
+    fn set_floor(&mut self, score: f32) {
+        self.floor = (f64::from(score) - UNDERFLOW) / self.scale;
+    }
+
+    /// No row with at most this error and norm reaches the floor if its `product of codes * row scale` is
+    /// below this.
+    fn least(&self, error: f32, norm: f32) -> f32 {
+        (self.floor - self.for_error * f64::from(error) - self.for_norm * f64::from(norm)) as f32
+    }
 }
 
 impl<'a> Found<'a> {
@@ -205,28 +236,29 @@ impl<'a> Found<'a> {
         Self {
             query,
             vector,
-            terms: Terms {
-                norm: codes::norm(vector),
-                ..Terms::default()
-            },
+            norm: codes::norm(vector),
             nearest: Nearest::of(search.n),
+            reach: Reach::default(),
             rescored: 0,
         }
     }
 
-    /// No row with this error and norm reaches the floor if its `product of codes * row scale` is below this.
-    fn least_code_score(&self, error: f32, norm: f32) -> f32 {
-        let [error, norm] = [error, norm].map(f64::from);
-        let Terms {
-            scale,
-            error: own_error,
-            norm: own_norm,
-        } = self.terms;
-        let [scale, own_error, own_norm] = [scale, own_error, own_norm].map(f64::from);
-        // 16 more for turning the product into a score, and for the result of this function.
-        let rounding = rounding_error(roundings(self.vector.len()) + 16) * own_norm * norm;
-        let margin = own_norm * error + own_error * norm + rounding + UNDERFLOW;
-        ((f64::from(self.nearest.floor()) - margin) / scale) as f32
+    /// Computes the scores of the rows of a panel that may be among the best.
+    fn look_through(
+        &mut self,
+        search: &Search<'_>,
+        panel: &Panel<'_>,
+        products: &[i32; PANEL_ROWS],
+        rows: Range<usize>,
+    ) {
+        for (at, row) in rows.enumerate() {
+            let score = products[at] as f32 * panel.codes.scales[at];
+            if score < self.reach.least(panel.errors[at], panel.norms[at]) {
+                continue;
+            }
+            self.rescore(search, row);
+            self.reach.set_floor(self.nearest.floor());
+        }
     }
 
     /// No row of at most this norm reaches the floor if its score in a matrix product is below this.
@@ -234,7 +266,7 @@ impl<'a> Found<'a> {
         let dimension = self.vector.len();
         // However the product is summed, no value passes through more additions than there are values.
         let rounding = rounding_error(dimension + 8) + rounding_error(roundings(dimension) + 4);
-        let margin = rounding * f64::from(self.terms.norm) * f64::from(norm) + UNDERFLOW;
+        let margin = rounding * f64::from(self.norm) * f64::from(norm) + UNDERFLOW;
         (f64::from(self.nearest.floor()) - margin) as f32
     }
 
