@@ -1,11 +1,14 @@
 //! How fast the exact store finds the nearest of many vectors, beside what the machine could do at best.
 //!
 //! ```sh
-//! cargo run --release -p rag-tune-augment --example store_bench -- FOLDER [ROWS] [REPEATS]
+//! cargo run --release -p rag-tune-augment --example store_bench -- FOLDER [ROWS] [REPEATS] [VECTORS]
 //! ```
 //!
 //! FOLDER gets a store of random unit vectors of 384 dimensions (1,000,000 unless told), the queries
 //! (`queries.f32`) and what was found (`found.i32`), which `scripts/bench_store.py` checks with other libraries.
+//! Rates are given by the clock, and by a second of a processor's time, which says more where other programs run beside it.
+//! VECTORS is a file of f32 vectors of the same dimension, such as a store's or a vector cache's `vectors.f32`:
+//! each is looked up among the others by both ways, which must agree on real vectors too.
 #![allow(
     clippy::print_stdout,
     reason = "a program that reports on its standard output"
@@ -19,7 +22,7 @@ use std::time::Instant;
 use rag_tune_augment::AugmentError;
 use rag_tune_augment::embed::Embeddings;
 use rag_tune_augment::select::Example;
-use rag_tune_augment::stores::{ExactStore, Store, StoreIdentity};
+use rag_tune_augment::stores::{ExactStore, FirstPass, Store, StoreIdentity};
 use rayon::prelude::*;
 
 const DIMENSION: usize = 384;
@@ -33,12 +36,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(
         arguments
             .next()
-            .ok_or("usage: store_bench FOLDER [ROWS] [REPEATS]")?,
+            .ok_or("usage: store_bench FOLDER [ROWS] [REPEATS] [VECTORS]")?,
     );
     let rows: usize = arguments
         .next()
         .map_or(Ok(1_000_000), |rows| rows.parse())?;
     let repeats: usize = arguments.next().map_or(Ok(3), |repeats| repeats.parse())?;
+
+    if let Some(file) = arguments.next() {
+        compare_ways(Path::new(&file))?;
+    }
 
     println!("threads: {}", rayon::current_num_threads());
     let peaks = peak::Peaks::measure();
@@ -56,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Codes first: so its memory is told before the f32 pass has touched all vectors.
     let mut found = Vec::new();
-    let mut times = [[f64::INFINITY; 3]; 2];
+    let mut times = [[Time::LONGEST; 3]; 2];
     let mut stores = [Some(store), None];
     for repeat in 0..repeats {
         for pass in 0..2 {
@@ -82,9 +89,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let name = ["int8 then f32", "f32"][pass];
             println!(
-                "round {repeat}, {name}: one {:.2} ms, {QUERIES} {time_of_many:.3} s, part {time_of_part:.3} s, \
+                "round {repeat}, {name}: one {:.2} ms, {QUERIES} {:.3} s, part {:.3} s, \
                  {rescored:.0} scores per query computed again; {}",
-                time_of_one * 1e3,
+                time_of_one.clock * 1e3,
+                time_of_many.clock,
+                time_of_part.clock,
                 memory()?,
             );
             found.push(picks);
@@ -103,18 +112,54 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     save(&folder, &queries, &found[0])
 }
 
-fn report(name: &str, rows: usize, [one, many, part]: [f64; 3], peaks: &peak::Peaks, coded: bool) {
+/// Looks up each of a file's vectors among the others.
+fn compare_ways(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let values = std::fs::read(file)?;
+    let values = values
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes));
+    let vectors = Embeddings::new(DIMENSION, values.collect());
+    let mut found = Vec::new();
+    for first_pass in [FirstPass::Int8, FirstPass::F32] {
+        let store = ExactStore::with_first_pass(vectors.clone(), first_pass);
+        let (time, picks) = best_of(1, || {
+            store.nearest(&vectors, NEAREST, &|query, row| query != row)
+        })?;
+        println!(
+            "{} vectors of `{}`, {first_pass:?}: {:.3} s, {:.0} scores per query computed again",
+            vectors.len(),
+            file.display(),
+            time.clock,
+            store.rescored() as f64 / vectors.len() as f64,
+        );
+        found.push(picks);
+    }
+    let same = found[0]
+        .iter()
+        .zip(&found[1])
+        .filter(|(a, b)| a == b)
+        .count();
+    println!(
+        "all {NEAREST} picks agree, with every bit of their scores, for {same} of {}",
+        vectors.len()
+    );
+    Ok(())
+}
+
+fn report(name: &str, rows: usize, [one, many, part]: [Time; 3], peaks: &peak::Peaks, coded: bool) {
     let operations = |queries: usize| 2.0 * (rows * queries * DIMENSION) as f64;
     let (bytes, peak) = if coded {
         (rows * (DIMENSION + 16), peaks.int8)
     } else {
         (rows * DIMENSION * 4, peaks.f32)
     };
-    let bytes_per_s = bytes as f64 / one;
+    let bytes_per_s = bytes as f64 / one.clock;
     println!("best, {name}:");
     println!(
         "  one query: {:.2} ms, {:.1} GB/s ({:.0} % of reading at best)",
-        one * 1e3,
+        one.clock * 1e3,
         bytes_per_s / 1e9,
         100.0 * bytes_per_s / peaks.read
     );
@@ -122,32 +167,82 @@ fn report(name: &str, rows: usize, [one, many, part]: [f64; 3], peaks: &peak::Pe
         ("queries", QUERIES, many),
         ("rows among all", rows.min(PART_OF_ALL), part),
     ] {
-        let rate = operations(queries) / time;
+        let rate = operations(queries) / time.clock;
+        let rate_of_core = operations(queries) / time.processor;
         println!(
-            "  {queries} {what}: {time:.3} s, {:.0} GOP/s ({:.0} % of the best)",
+            "  {queries} {what}: {:.3} s, {:.0} GOP/s ({:.0} % of the best), {:.0} a core ({:.0} %)",
+            time.clock,
             rate / 1e9,
-            100.0 * rate / peak
+            100.0 * rate / peak.clock,
+            rate_of_core / 1e9,
+            100.0 * rate_of_core / peak.core,
         );
     }
-    let all = part * rows as f64 / rows.min(PART_OF_ALL) as f64;
+    let all = part.clock * rows as f64 / rows.min(PART_OF_ALL) as f64;
     println!(
         "  all among all, from the {} before: {all:.0} s",
         rows.min(PART_OF_ALL)
     );
 }
 
+/// Seconds.
+#[derive(Clone, Copy)]
+pub struct Time {
+    /// On the clock.
+    pub clock: f64,
+    /// That processors gave to this process, of all threads.
+    pub processor: f64,
+}
+
+impl Time {
+    const LONGEST: Self = Self {
+        clock: f64::INFINITY,
+        processor: f64::INFINITY,
+    };
+
+    /// How long `act` takes.
+    pub fn of(act: impl FnOnce()) -> Self {
+        let (clock, processor) = (Instant::now(), processor_seconds());
+        act();
+        Self {
+            clock: clock.elapsed().as_secs_f64(),
+            processor: processor_seconds() - processor,
+        }
+    }
+
+    /// The shorter of each.
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            clock: self.clock.min(other.clock),
+            processor: self.processor.min(other.processor),
+        }
+    }
+}
+
+/// What Linux counts for each thread, in nanoseconds; NaN elsewhere.
+fn processor_seconds() -> f64 {
+    let of_thread = |thread: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    };
+    std::fs::read_dir("/proc/self/task").map_or(f64::NAN, |threads| {
+        threads
+            .filter_map(|thread| of_thread(thread.ok()?))
+            .sum::<f64>()
+            / 1e9
+    })
+}
+
 /// The shortest time, and the last result.
 fn best_of(
     repeats: usize,
     act: impl Fn() -> Result<Vec<Vec<Example>>, AugmentError>,
-) -> Result<(f64, Vec<Vec<Example>>), AugmentError> {
-    let (mut best, mut result) = (f64::INFINITY, Vec::new());
+) -> Result<(Time, Vec<Vec<Example>>), AugmentError> {
+    let (mut best, mut result) = (Time::LONGEST, Ok(Vec::new()));
     for _ in 0..repeats {
-        let started = Instant::now();
-        result = act()?;
-        best = best.min(started.elapsed().as_secs_f64());
+        best = best.min(Time::of(|| result = act()));
     }
-    Ok((best, result))
+    Ok((best, result?))
 }
 
 fn store(folder: &Path, rows: usize) -> Result<ExactStore, AugmentError> {

@@ -2,16 +2,26 @@
 
 use std::fmt;
 use std::hint::black_box;
-use std::time::Instant;
 
 use rayon::prelude::*;
 
-/// Best rates of all threads together.
+use crate::Time;
+
+/// Operations a second; a multiplication and an addition are two. 0 where the processor cannot.
+#[derive(Clone, Copy)]
+pub struct Rate {
+    /// On the clock, by all threads together.
+    pub clock: f64,
+    /// In a second of one processor's time.
+    pub core: f64,
+}
+
+/// Best rates.
 pub struct Peaks {
-    /// Operations a second (a multiplication and an addition are two) of int8 codes; 0 without AVX-512 VNNI.
-    pub int8: f64,
-    /// The same of f32; 0 without AVX-512.
-    pub f32: f64,
+    /// Of int8 codes, with AVX-512 VNNI.
+    pub int8: Rate,
+    /// Of f32, with AVX-512.
+    pub f32: Rate,
     /// Bytes read a second.
     pub read: f64,
 }
@@ -29,43 +39,50 @@ impl Peaks {
         Self {
             int8: best_rate(64.0 * operations, int8_loop),
             f32: best_rate(16.0 * operations, f32_loop),
-            read: best_of_seconds(|| read(&memory)).recip() * (memory.len() * 8) as f64,
+            read: (memory.len() * 8) as f64 / best_time(|| read(&memory)).clock,
         }
     }
 }
 
 impl fmt::Display for Peaks {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [int8, f32, read] = [self.int8, self.f32, self.read].map(|rate| rate / 1e9);
+        let rates = [
+            self.int8.clock,
+            self.int8.core,
+            self.f32.clock,
+            self.f32.core,
+            self.read,
+        ];
+        let [int8, int8_core, f32, f32_core, read] = rates.map(|rate| rate / 1e9);
         write!(
             out,
-            "at best: int8 {int8:.0} GOP/s, f32 {f32:.0} GFLOP/s, reading {read:.1} GB/s"
+            "at best: int8 {int8:.0} GOP/s ({int8_core:.0} a core), f32 {f32:.0} GFLOP/s ({f32_core:.0} a core), \
+             reading {read:.1} GB/s"
         )
     }
 }
 
-/// Rate of all threads, of which each does `operations`.
-fn best_rate(operations: f64, act: fn() -> bool) -> f64 {
-    let threads = rayon::current_num_threads();
+/// The rate of threads that do `operations` each.
+fn best_rate(operations: f64, act: fn() -> bool) -> Rate {
     let mut supported = true;
-    let seconds = best_of_seconds(|| {
+    let time = best_time(|| {
         let done = rayon::broadcast(|_| act());
         supported &= done.into_iter().all(|done| done);
     });
-    if supported {
-        threads as f64 * operations / seconds
+    let all = if supported {
+        rayon::current_num_threads() as f64 * operations
     } else {
         0.0
+    };
+    Rate {
+        clock: all / time.clock,
+        core: all / time.processor,
     }
 }
 
-fn best_of_seconds(mut act: impl FnMut()) -> f64 {
-    let time = |_| {
-        let started = Instant::now();
-        act();
-        started.elapsed().as_secs_f64()
-    };
-    (0..7).map(time).fold(f64::INFINITY, f64::min)
+fn best_time(mut act: impl FnMut()) -> Time {
+    let first = Time::of(&mut act);
+    (0..9).fold(first, |best, _| best.min(Time::of(&mut act)))
 }
 
 fn read(memory: &[u64]) {
