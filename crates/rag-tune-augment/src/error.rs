@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::dataset::DataError;
-use crate::embed::EndpointError;
+use crate::embed::{EndpointError, VectorFileError};
 use crate::select::SelectError;
 use crate::stores::StoreError;
 use crate::task::TaskError;
@@ -36,6 +36,9 @@ pub enum AugmentError {
     /// An embedding endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// A file of vectors.
+    #[error(transparent)]
+    VectorFile(#[from] VectorFileError),
     /// A store of vectors.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -106,6 +109,16 @@ pub enum AugmentError {
         /// What is not supported.
         problem: String,
     },
+    /// The embedder has no prompt of that name.
+    #[error("embedder `{path}` has no prompt `{prompt}`")]
+    UnknownPrompt {
+        /// The embedder's folder.
+        path: PathBuf,
+        /// The name that was given.
+        prompt: String,
+        /// The names that it has.
+        known: Vec<String>,
+    },
     /// The embedder's weights or tokenizer could not be loaded or run.
     #[error("embedder `{path}` failed: {problem}")]
     Embedder {
@@ -153,6 +166,7 @@ impl AugmentError {
             Self::Data(error) => error.hint(),
             Self::Task(error) => error.hint(),
             Self::Endpoint(error) => error.hint(),
+            Self::VectorFile(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Select(error) => error.hint(),
             Self::PathNotFound { .. } => {
@@ -172,6 +186,7 @@ impl AugmentError {
                 "if the model behind `retrieval.embedder` has changed, delete its folder in the cache"
                     .into(),
             ),
+            Self::UnknownPrompt { known, .. } => Some(unknown_prompt_hint(known)),
             Self::VectorCache { path, .. } => {
                 Some(format!("delete `{}`; it is made again", path.display()))
             }
@@ -226,6 +241,14 @@ impl AugmentError {
         let path = path.into();
         move |source| Self::Write { path, source }
     }
+}
+
+fn unknown_prompt_hint(known: &[String]) -> String {
+    let known = match known {
+        [] => "it has none".into(),
+        known => format!("it has {}", quoted(known)),
+    };
+    format!("{known}; a prompt of your own must end in a space or a colon")
 }
 
 pub(crate) fn quoted(names: &[String]) -> String {

@@ -278,10 +278,10 @@ fn augmented_files_are_no_source() {
 fn an_embedder_of_another_family_is_named() {
     let toy = Toy::new();
     let config = toy.root.path().join("embedder/config.json");
-    fs::write(config, r#"{"model_type": "mpnet"}"#).unwrap();
+    fs::write(config, r#"{"model_type": "t5"}"#).unwrap();
     let error = toy.fails();
     assert!(
-        error.to_string().contains("it is of the family `mpnet`"),
+        error.to_string().contains("it is of the family `t5`"),
         "{error}"
     );
     assert!(error.hint().is_some());

@@ -35,7 +35,7 @@ fn vectors_equal_those_of_sentence_transformers() {
     let golden: Golden = serde_json::from_str(include_str!("fixtures/golden_minilm.json")).unwrap();
     let folder = mirror.join(MODEL);
     let texts: Vec<&str> = golden.texts.iter().map(String::as_str).collect();
-    let embedder = BertEmbedder::open(&folder).unwrap();
+    let embedder = BertEmbedder::open(&folder, "").unwrap();
     let mut nothing_known = VectorCache::open(None, embedder.fingerprint()).unwrap();
     let vectors = nothing_known.embed(&embedder, &texts, &()).unwrap();
 

@@ -3,10 +3,18 @@
 mod bert;
 mod cache;
 mod endpoint;
+mod static_vectors;
+mod vector_file;
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
 
 pub use bert::BertEmbedder;
 pub use cache::VectorCache;
 pub use endpoint::{EndpointEmbedder, EndpointError, Limits, RetryPolicy};
+pub use static_vectors::StaticEmbedder;
+pub use vector_file::{VectorFile, VectorFileError};
 
 use crate::{AugmentError, Hub, RetrievalConfig};
 
@@ -45,16 +53,36 @@ pub struct Usage {
     pub dollars: Option<f64>,
 }
 
-/// Finds the embedder that the config names, without loading its weights.
+/// Finds the embedder that the config names, without loading its weights: a file holds vectors, a folder or hub id
+/// static embeddings or an encoder.
 ///
 /// # Errors
-/// As [`Hub::model`], [`BertEmbedder::open`] and [`EndpointEmbedder::open`].
+/// As [`Hub::model`], [`VectorFile::open`], [`StaticEmbedder::open`], [`BertEmbedder::open`] and
+/// [`EndpointEmbedder::open`].
 pub fn open(config: &RetrievalConfig, hub: &Hub) -> Result<Box<dyn Embedder>, AugmentError> {
     if EndpointEmbedder::is_named_by(config) {
         return Ok(Box::new(EndpointEmbedder::open(config)?));
     }
     let folder = hub.model(&config.embedder)?;
-    Ok(Box::new(BertEmbedder::open(&folder)?))
+    let promptless: Option<Box<dyn Embedder>> = if folder.is_file() {
+        Some(Box::new(VectorFile::open(&folder)?))
+    } else {
+        StaticEmbedder::open(&folder)?.map(|embedder| Box::new(embedder) as _)
+    };
+    if let Some(embedder) = promptless {
+        if config.embedder_prompt.is_empty() {
+            return Ok(embedder);
+        }
+        return Err(AugmentError::UnknownPrompt {
+            path: folder,
+            prompt: config.embedder_prompt.clone(),
+            known: Vec::new(),
+        });
+    }
+    Ok(Box::new(BertEmbedder::open(
+        &folder,
+        &config.embedder_prompt,
+    )?))
 }
 
 /// Vectors, one per text: `[texts, dimension]`, row-major.
@@ -128,4 +156,33 @@ fn candle_message(error: &candle_core::Error) -> String {
         | candle_core::Error::WithPath { inner, .. } => candle_message(inner),
         _ => error.to_string(),
     }
+}
+
+/// To length 1; a zero vector stays zero.
+fn normalise(vector: &mut [f32]) {
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if norm > 0.0 {
+        vector.iter_mut().for_each(|value| *value /= norm);
+    }
+}
+
+fn unsupported(path: &Path, problem: String) -> AugmentError {
+    let path = path.to_owned();
+    AugmentError::UnsupportedEmbedder { path, problem }
+}
+
+fn read_json_if_there<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, AugmentError> {
+    if path.exists() {
+        read_json(path).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, AugmentError> {
+    let bytes = std::fs::read(path).map_err(AugmentError::read(path))?;
+    serde_json::from_slice(&bytes).map_err(|error| AugmentError::BadJson {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    })
 }
