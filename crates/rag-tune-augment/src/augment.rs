@@ -5,17 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use crate::atomic_file::PendingFile;
-use crate::augmented_row::{ADDED_FIELDS, AugmentedRow};
-use crate::dataset::{DataError, Reading, Split};
-use crate::embed::{self, Embedder};
+use crate::embed::{self, Embedder, Usage};
 use crate::fingerprint::sha256_of_files;
 use crate::manifest::{AugmentSettings, Manifest, SplitRecord};
-use crate::prompt::PromptTemplate;
-use crate::select::{Constraints, Example, Queries, Select, Sources};
-use crate::{AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Row, Selector, Task};
+use crate::run::{Pending, Run};
+use crate::{AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Selector, Task};
 
 /// What to augment, how, and where to.
 #[derive(Clone)]
@@ -32,12 +26,23 @@ pub struct AugmentRequest<'a> {
     pub out: &'a Path,
     /// What random choices are drawn by.
     pub seed: u64,
+    /// How many epochs' prompts of the train split are wanted, where the noise is drawn for each
+    /// epoch; else 1 serves all.
+    pub epochs: usize,
     /// A folder that remembers embedded texts between runs.
     pub cache: Option<PathBuf>,
 }
 
-/// Rows that are read, given examples and written together.
-const CHUNK: usize = 4096;
+/// What [`augment`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmented {
+    /// What the files were made from, as `manifest.json` says.
+    pub manifest: Manifest,
+    /// What an embedding endpoint used.
+    pub usage: Usage,
+    /// Train rows that equal an eval row, and so are nobody's example.
+    pub excluded: usize,
+}
 
 /// Augments the requested splits.
 ///
@@ -48,7 +53,7 @@ pub fn augment(
     request: &AugmentRequest<'_>,
     hub: &Hub,
     progress: &dyn Progress,
-) -> Result<Manifest, AugmentError> {
+) -> Result<Augmented, AugmentError> {
     let inputs = Inputs::resolve(request, hub)?;
     let settings = inputs.settings(request)?;
     let run = Run::open(request, &inputs, progress)?;
@@ -58,17 +63,27 @@ pub fn augment(
         splits: kept_splits(request.out, &settings)?,
         settings,
     };
-    for (split, (rows, file)) in written {
-        file.commit()?;
+    for (split, Pending { rows, skipped, files }) in written {
+        let outputs = output_paths(request, split);
+        for file in files {
+            file.commit()?;
+        }
+        let output_sha256 = outputs.iter().map(|path| sha256_of_files(&[path]));
         let record = SplitRecord {
             rows,
+            skipped,
             input_sha256: sha256_of_files(&inputs.splits[split])?,
-            output_sha256: sha256_of_files(&[output_path(request.out, split)])?,
+            output_sha256: output_sha256.collect::<Result<_, _>>()?,
         };
         manifest.splits.insert(split.to_owned(), record);
     }
     manifest.save(request.out)?;
-    Ok(manifest)
+    let usage = inputs.embedder.as_ref().map(|embedder| embedder.usage());
+    Ok(Augmented {
+        manifest,
+        usage: usage.unwrap_or_default(),
+        excluded: run.excluded(),
+    })
 }
 
 /// Whether the requested splits lie in `request.out` as [`augment`] would make them now.
@@ -84,21 +99,41 @@ pub fn is_current(request: &AugmentRequest<'_>, hub: &Hub) -> Result<bool, Augme
         return Ok(false);
     }
     for (&split, input) in &inputs.splits {
-        let output = output_path(request.out, split);
-        let Some(record) = manifest.splits.get(split).filter(|_| output.is_file()) else {
+        let outputs = output_paths(request, split);
+        let there = outputs.iter().all(|output| output.is_file());
+        let Some(record) = manifest.splits.get(split).filter(|_| there) else {
             return Ok(false);
         };
-        if record.input_sha256 != sha256_of_files(input)?
-            || record.output_sha256 != sha256_of_files(&[output])?
+        // There may be more epochs than are asked for.
+        if record.output_sha256.len() < outputs.len()
+            || record.input_sha256 != sha256_of_files(input)?
         {
             return Ok(false);
+        }
+        for (output, expected) in outputs.iter().zip(&record.output_sha256) {
+            if *expected != sha256_of_files(&[output])? {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
 }
 
-fn output_path(out: &Path, split: &str) -> PathBuf {
-    out.join(format!("{split}.jsonl"))
+/// The augmented file of a split as `epoch`, from 0, sees it.
+pub fn output_path(out: &Path, split: &str, epoch: usize) -> PathBuf {
+    match epoch {
+        0 => out.join(format!("{split}.jsonl")),
+        _ => out.join(format!("{split}.epoch{}.jsonl", epoch + 1)),
+    }
+}
+
+/// All files that a split becomes.
+pub(crate) fn output_paths(request: &AugmentRequest<'_>, split: &str) -> Vec<PathBuf> {
+    let each_epoch = split == request.data.train_split && request.retrieval.draws_each_epoch();
+    let epochs = if each_epoch { request.epochs.max(1) } else { 1 };
+    (0..epochs)
+        .map(|epoch| output_path(request.out, split, epoch))
+        .collect()
 }
 
 /// The splits of an earlier run with the same settings, whose files stay as they are.
@@ -111,12 +146,12 @@ fn kept_splits(
 }
 
 /// The local files of a request.
-struct Inputs<'a> {
-    splits: BTreeMap<&'a str, Vec<PathBuf>>,
+pub(crate) struct Inputs<'a> {
+    pub(crate) splits: BTreeMap<&'a str, Vec<PathBuf>>,
     /// `None` without examples.
-    train: Option<Vec<PathBuf>>,
+    pub(crate) train: Option<Vec<PathBuf>>,
     /// `None` where no text is embedded.
-    embedder: Option<Box<dyn Embedder>>,
+    pub(crate) embedder: Option<Box<dyn Embedder>>,
 }
 
 impl<'a> Inputs<'a> {
@@ -138,14 +173,16 @@ impl<'a> Inputs<'a> {
     }
 
     fn settings(&self, request: &AugmentRequest<'_>) -> Result<AugmentSettings, AugmentError> {
-        let draws =
-            request.retrieval.examples > 0 && request.retrieval.selector == Selector::Random;
+        let retrieval = request.retrieval;
+        let draws = retrieval.examples > 0
+            && (retrieval.selector == Selector::Random || retrieval.has_noise());
         let train = self.train.as_deref().map(sha256_of_files);
+        let drafts = retrieval.reads_drafts().then(|| sha256_of_files(&[&retrieval.drafts]));
         Ok(AugmentSettings {
             rag_tune_version: env!("CARGO_PKG_VERSION").into(),
             task: request.task.clone(),
             data: request.data.clone(),
-            retrieval: request.retrieval.clone(),
+            retrieval: retrieval.clone(),
             seed: draws.then_some(request.seed),
             template_sha256: request.task.template_sha256(),
             embedder_sha256: self
@@ -153,182 +190,7 @@ impl<'a> Inputs<'a> {
                 .as_ref()
                 .map(|embedder| embedder.fingerprint().to_owned()),
             knowledge_base_sha256: train.transpose()?,
+            drafts_sha256: drafts.transpose()?,
         })
     }
-}
-
-/// The opened splits of a request.
-struct Run<'a> {
-    request: &'a AugmentRequest<'a>,
-    template: PromptTemplate,
-    queries: BTreeMap<&'a str, Split>,
-    /// `None` without examples.
-    knowledge: Option<Knowledge>,
-    embedder: Option<&'a dyn Embedder>,
-    progress: &'a dyn Progress,
-}
-
-/// What examples are taken from.
-struct Knowledge {
-    train: Split,
-    constraints: Constraints,
-}
-
-impl<'a> Run<'a> {
-    fn open(
-        request: &'a AugmentRequest<'a>,
-        inputs: &'a Inputs<'a>,
-        progress: &'a dyn Progress,
-    ) -> Result<Self, AugmentError> {
-        let mut required = request.task.columns();
-        let id = Some(request.data.id.as_str()).filter(|id| !id.is_empty());
-        let constraints = Constraints::new(request.task, request.retrieval, id)?;
-        if request.retrieval.examples > 0 {
-            required.extend(constraints.columns());
-        }
-        let reading = Reading {
-            columns: &request.data.columns,
-            required: &required,
-            filled: &[&request.task.query_column, &request.task.answer_column],
-            id,
-            bad_rows: request.data.bad_rows,
-        };
-        let open = |files: &Vec<PathBuf>| Split::open(files, &reading);
-        let train = inputs.train.as_ref().map(open).transpose()?;
-        let queries = inputs
-            .splits
-            .iter()
-            .map(|(name, files)| Ok((*name, open(files)?)));
-        Ok(Self {
-            request,
-            template: PromptTemplate::new(request.task)?,
-            queries: queries.collect::<Result<_, AugmentError>>()?,
-            knowledge: train
-                .map(|train| Knowledge::new(train, request))
-                .transpose()?,
-            embedder: inputs.embedder.as_deref(),
-            progress,
-        })
-    }
-
-    /// Number of rows and the uncommitted file of each split.
-    fn write_pending(&self) -> Result<BTreeMap<&'a str, (usize, PendingFile)>, AugmentError> {
-        let knowledge = self.knowledge.as_ref();
-        let selector = knowledge.map(|knowledge| self.sources(knowledge).selector());
-        let selector = selector.transpose()?;
-        let mut files = BTreeMap::new();
-        for (&name, split) in &self.queries {
-            let mut file = PendingFile::create(&output_path(self.request.out, name))?;
-            for start in (0..split.len()).step_by(CHUNK) {
-                let rows = split.rows(start..split.len().min(start + CHUNK))?;
-                refuse_added_fields(split.path(), &rows)?;
-                let queries = Queries {
-                    split: name,
-                    own: name == self.request.data.train_split,
-                    start,
-                    split_rows: split.len(),
-                    rows: &rows,
-                };
-                let examples = match (knowledge, &selector) {
-                    (Some(knowledge), Some(selector)) => {
-                        self.choose(knowledge, selector.as_ref(), &queries)?
-                    }
-                    _ => vec![Vec::new(); rows.len()],
-                };
-                let augmented = rows
-                    .into_par_iter()
-                    .zip(examples)
-                    .map(|(row, examples)| self.augmented(row, examples));
-                for row in augmented.collect::<Result<Vec<_>, AugmentError>>()? {
-                    file.json_line(&row)?;
-                }
-            }
-            files.insert(name, (split.len(), file));
-        }
-        Ok(files)
-    }
-
-    fn sources<'s>(&'s self, knowledge: &'s Knowledge) -> Sources<'s> {
-        Sources {
-            task: self.request.task,
-            retrieval: self.request.retrieval,
-            train: &knowledge.train,
-            seed: self.request.seed,
-            embedder: self.embedder,
-            cache: self.request.cache.as_deref(),
-            progress: self.progress,
-        }
-    }
-
-    fn choose(
-        &self,
-        knowledge: &Knowledge,
-        selector: &dyn Select,
-        queries: &Queries<'_>,
-    ) -> Result<Vec<Vec<Example>>, AugmentError> {
-        let wanted = self.request.retrieval.examples;
-        let own_start = queries.own.then_some(queries.start);
-        let constraints = knowledge.constraints.of_queries(queries.rows, own_start);
-        let allowed = |query, row| constraints.allows(query, row);
-        let chosen = selector.select(queries, wanted, &allowed)?;
-        if let Some(problem) = constraints.problem() {
-            return Err(problem.into());
-        }
-        let found = |query: usize| chosen[query].len();
-        match (0..chosen.len()).find(|query| found(*query) < wanted) {
-            None => Ok(chosen),
-            Some(query) => Err(constraints
-                .too_few_examples(queries, query, found(query), wanted)
-                .into()),
-        }
-    }
-
-    fn augmented(&self, row: Row, examples: Vec<Example>) -> Result<AugmentedRow, AugmentError> {
-        let rows = match &self.knowledge {
-            Some(knowledge) => examples
-                .iter()
-                .map(|example| knowledge.train.row(example.row))
-                .collect::<Result<Vec<_>, _>>()?,
-            None => Vec::new(),
-        };
-        let prompt = self
-            .template
-            .render(&row, &rows.iter().collect::<Vec<_>>())?;
-        Ok(AugmentedRow {
-            fields: row.fields,
-            inference_prompt: prompt.inference_prompt,
-            full_prompt: prompt.full_prompt,
-            examples,
-        })
-    }
-}
-
-impl Knowledge {
-    fn new(train: Split, request: &AugmentRequest<'_>) -> Result<Self, AugmentError> {
-        let id = &request.data.id;
-        let id = (!id.is_empty()).then_some(id.as_str());
-        let mut constraints = Constraints::new(request.task, request.retrieval, id)?;
-        for start in (0..train.len()).step_by(CHUNK) {
-            constraints.push(&train.rows(start..train.len().min(start + CHUNK))?);
-        }
-        Ok(Self { train, constraints })
-    }
-}
-
-fn refuse_added_fields(path: &Path, rows: &[Row]) -> Result<(), AugmentError> {
-    for row in rows {
-        if let Some(&field) = ADDED_FIELDS
-            .iter()
-            .find(|field| row.fields.contains_key(**field))
-        {
-            let path = path.to_owned();
-            return Err(DataError::ReservedField {
-                path,
-                row: row.index,
-                field,
-            }
-            .into());
-        }
-    }
-    Ok(())
 }

@@ -30,6 +30,23 @@ pub enum AugmentError {
     /// The rows of a data set, or the files that hold them.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// An eval row is a train row too.
+    #[error(
+        "`{path}` row {row} (split `{split}`) has question and answer of row {train_row} of the \
+         split `{train_split}`, where examples come from"
+    )]
+    LeakedRow {
+        /// The split that is evaluated.
+        split: String,
+        /// Its file.
+        path: PathBuf,
+        /// From 0.
+        row: usize,
+        /// The split that examples come from.
+        train_split: String,
+        /// From 0.
+        train_row: usize,
+    },
     /// The task's description or a prompt template.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -164,6 +181,11 @@ impl AugmentError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Data(error) => error.hint(),
+            Self::LeakedRow { .. } => Some(
+                "remove it from one of the two; with `data.leaked_rows = \"exclude\"` such rows are \
+                 nobody's example (but are still trained on)"
+                    .into(),
+            ),
             Self::Task(error) => error.hint(),
             Self::Endpoint(error) => error.hint(),
             Self::VectorFile(error) => error.hint(),

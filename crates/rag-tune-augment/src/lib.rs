@@ -9,6 +9,7 @@
 //! - [`stores`]: nearest neighbours among the train rows' vectors
 //! - [`select`]: which train rows a row may and does get as examples
 //! - [`prompt`]: row and examples become `inference_prompt` and `full_prompt`
+//! - [`leakage`]: what an evaluation could know of its own answers through the training split
 //! - [`manifest`], [`retrieval_record`]: what a run was made from, so that it can be reused
 
 pub mod atomic_file;
@@ -19,19 +20,22 @@ pub mod embed;
 mod error;
 mod fingerprint;
 pub mod hub;
+pub mod leakage;
 pub mod manifest;
 mod progress;
 pub mod prompt;
 pub mod retrieval_record;
+mod run;
 pub mod select;
 pub mod stores;
 pub mod task;
 
-pub use augment::{AugmentRequest, augment, is_current};
+pub use augment::{AugmentRequest, Augmented, augment, is_current, output_path};
 pub use augmented_row::{AugmentedRow, read_augmented};
 pub use dataset::{DataConfig, Row, read_jsonl};
 pub use error::AugmentError;
 pub use hub::Hub;
+pub use leakage::LeakageReport;
 pub use manifest::Manifest;
 pub use progress::Progress;
 pub use retrieval_record::RetrievalRecord;

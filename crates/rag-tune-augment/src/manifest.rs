@@ -32,14 +32,16 @@ pub struct AugmentSettings {
     pub data: DataConfig,
     /// The `[retrieval]` section.
     pub retrieval: RetrievalConfig,
-    /// The seed, where the selector draws by it.
+    /// The seed, where something is drawn by it.
     pub seed: Option<u64>,
     /// The prompt template.
     pub template_sha256: String,
     /// The embedder's files, where it was used.
     pub embedder_sha256: Option<String>,
-    /// The train split's file, where examples were taken from it.
+    /// The train split's files, where examples were taken from them.
     pub knowledge_base_sha256: Option<String>,
+    /// The draft answers, where the selector went by them.
+    pub drafts_sha256: Option<String>,
 }
 
 /// One augmented file.
@@ -47,10 +49,12 @@ pub struct AugmentSettings {
 pub struct SplitRecord {
     /// Rows in the file.
     pub rows: usize,
-    /// The source file.
+    /// Rows of the source that were left out because they could not be used.
+    pub skipped: usize,
+    /// The source's files.
     pub input_sha256: String,
-    /// The augmented file.
-    pub output_sha256: String,
+    /// The augmented files: one, or one an epoch where each sees other prompts.
+    pub output_sha256: Vec<String>,
 }
 
 impl Manifest {

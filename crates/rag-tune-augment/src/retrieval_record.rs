@@ -66,6 +66,7 @@ mod tests {
             template_sha256: Task::sql().template_sha256(),
             embedder_sha256: Some("e".into()),
             knowledge_base_sha256: Some("k".into()),
+            drafts_sha256: None,
         };
         let record = RetrievalRecord::new(&Manifest {
             settings,

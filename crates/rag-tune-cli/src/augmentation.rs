@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentRequest, Hub, Task};
+use rag_tune_augment::{
+    AugmentRequest, Augmented, AugmentedRow, Hub, Manifest, Task, output_path, read_augmented,
+};
 
 use crate::config::RunConfig;
 use crate::output::Output;
@@ -36,18 +38,83 @@ impl Augmentation<'_> {
     /// # Errors
     /// What [`rag_tune_augment::augment`] reports.
     pub fn ensure(&self, hub: &Hub, out: &Output) -> anyhow::Result<Freshness> {
+        self.ensure_epochs(1, hub, out)
+    }
+
+    /// The rows of the training split, as each epoch sees them; one list if all epochs see the same.
+    ///
+    /// # Errors
+    /// As [`Augmentation::ensure`].
+    pub fn training_rows(
+        &self,
+        hub: &Hub,
+        out: &Output,
+    ) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
+        self.ensure(hub, out)?;
+        let split = &self.config.data.train_split;
+        let epochs = if self.config.retrieval.draws_each_epoch() {
+            let manifest = Manifest::load(self.folder)?.context("the manifest was just written")?;
+            self.epochs(manifest.splits[split].rows)
+        } else {
+            1
+        };
+        self.ensure_epochs(epochs, hub, out)?;
+        (0..epochs)
+            .map(|epoch| Ok(read_augmented(&output_path(self.folder, split, epoch))?))
+            .collect()
+    }
+
+    /// Passes over `rows` training rows that the run makes, the last one perhaps in part.
+    fn epochs(&self, rows: usize) -> usize {
+        let train = &self.config.train;
+        let per_epoch = rows.div_ceil(train.batch_size);
+        train.total_steps(rows).div_ceil(per_epoch)
+    }
+
+    fn ensure_epochs(
+        &self,
+        epochs: usize,
+        hub: &Hub,
+        out: &Output,
+    ) -> anyhow::Result<Freshness> {
         const CONTEXT: &str = "cannot augment the data";
-        if self.is_current(hub)? {
+        let request = self.request(epochs);
+        if rag_tune_augment::is_current(&request, hub).context(CONTEXT)? {
             return Ok(Freshness::WasCurrent);
         }
         let progress = out.progress();
-        rag_tune_augment::augment(&self.request(), hub, &progress).context(CONTEXT)?;
-        out.note(&format!(
-            "augmented {} into {}",
-            self.splits.join(", "),
-            self.folder.display()
-        ));
+        let augmented = rag_tune_augment::augment(&request, hub, &progress).context(CONTEXT)?;
+        for note in self.notes(&augmented) {
+            out.note(&note);
+        }
         Ok(Freshness::Made)
+    }
+
+    /// What the user should know of a run.
+    fn notes(&self, augmented: &Augmented) -> Vec<String> {
+        let folder = self.folder.display();
+        let mut notes = vec![format!("augmented {} into {folder}", self.splits.join(", "))];
+        for (split, record) in &augmented.manifest.splits {
+            if record.skipped > 0 && self.splits.contains(&split.as_str()) {
+                let skipped = record.skipped;
+                notes.push(format!("bad rows of {split} that were left out: {skipped}"));
+            }
+        }
+        if augmented.excluded > 0 {
+            let excluded = augmented.excluded;
+            notes.push(format!(
+                "training rows that equal an eval row, and so are nobody's example: {excluded}"
+            ));
+        }
+        let usage = augmented.usage;
+        if usage.tokens > 0 {
+            let price = usage
+                .dollars
+                .map(|dollars| format!(", {dollars:.4} US dollars by the list price"));
+            let price = price.unwrap_or_default();
+            notes.push(format!("tokens embedded by the endpoint: {}{price}", usage.tokens));
+        }
+        notes
     }
 
     /// Whether the files are there, made with these settings.
@@ -55,16 +122,16 @@ impl Augmentation<'_> {
     /// # Errors
     /// When the data set or the embedder cannot be found.
     pub fn is_current(&self, hub: &Hub) -> anyhow::Result<bool> {
-        rag_tune_augment::is_current(&self.request(), hub).context("cannot augment the data")
+        rag_tune_augment::is_current(&self.request(1), hub).context("cannot augment the data")
     }
 
     /// The file of `split`.
     pub fn file(&self, split: &str) -> PathBuf {
-        self.folder.join(format!("{split}.jsonl"))
+        output_path(self.folder, split, 0)
     }
 
     /// What the augment crate is asked.
-    pub fn request(&self) -> AugmentRequest<'_> {
+    pub fn request(&self, epochs: usize) -> AugmentRequest<'_> {
         AugmentRequest {
             task: self.task,
             data: &self.config.data,
@@ -72,6 +139,7 @@ impl Augmentation<'_> {
             splits: self.splits,
             out: self.folder,
             seed: self.config.seed,
+            epochs,
             cache: cache_folder(),
         }
     }

@@ -24,20 +24,20 @@ pub fn encode(row: &AugmentedRow, tokenizer: &Tokenizer) -> anyhow::Result<Encod
     encoded.context("cannot tokenise a training row")
 }
 
-/// All rows, ready for training.
+/// All rows as each epoch sees them, ready for training.
 ///
 /// # Errors
 /// When the tokenizer fails, an answer is empty, or every row is too long.
 pub fn training_set(
-    rows: &[AugmentedRow],
+    epochs: &[Vec<AugmentedRow>],
     tokenizer: &Tokenizer,
     config: &TrainConfig,
     seed: u64,
 ) -> anyhow::Result<TrainSet> {
-    let encoded = rows
-        .par_iter()
-        .map(|row| encode(row, tokenizer))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let encoded = epochs
+        .iter()
+        .map(|rows| rows.par_iter().map(|row| encode(row, tokenizer)).collect())
+        .collect::<anyhow::Result<Vec<Vec<_>>>>()?;
     let set = TrainSet::new(&encoded, end_of_sequence(tokenizer), config, seed);
     set.context("cannot train on these rows")
 }

@@ -12,6 +12,7 @@ mod error;
 mod evaluation;
 mod files;
 mod forecast;
+mod leakage;
 mod output;
 mod run_folder;
 mod sample;

@@ -28,7 +28,7 @@ pub fn shown(
         ..config.clone()
     };
     let set = TrainSet::new(
-        std::slice::from_ref(row),
+        &[vec![row.clone()]],
         end_of_sequence(tokenizer),
         &config,
         0,
@@ -113,12 +113,12 @@ mod tests {
             ids: vec![5; len],
             prompt_len: 1,
         };
-        let rows = [row(3), row(4), row(30), row(99)];
+        let rows = vec![row(3), row(4), row(30), row(99)];
         let config = TrainConfig {
             max_length: 40,
             ..TrainConfig::default()
         };
-        let set = TrainSet::new(&rows, 2, &config, 0).unwrap();
+        let set = TrainSet::new(&[rows], 2, &config, 0).unwrap();
         insta::assert_snapshot!(lengths(&set, 40).trim_start(), @r"
         length in tokens of 3 rows
              0 to 7           2 ########################################

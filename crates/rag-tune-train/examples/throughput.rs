@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dropout: 0.0,
         ..Default::default()
     };
-    let set = TrainSet::new(&encoded, 2, &train_config, 0)?;
+    let set = TrainSet::new(&[encoded], 2, &train_config, 0)?;
     let out = tempfile::tempdir()?;
     let request = TrainRequest {
         model: &model,

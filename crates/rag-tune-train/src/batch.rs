@@ -18,10 +18,28 @@ struct Example {
     supervised_from: usize,
 }
 
+impl Example {
+    fn new(row: usize, encoded: &EncodedRow, end_of_sequence: u32, config: &TrainConfig) -> Self {
+        let supervised_from = match config.loss_on {
+            // Position 0 has nothing before it that could predict it.
+            LossOn::Completion => encoded.prompt_len.max(1),
+            LossOn::All => 1,
+        };
+        let mut ids = encoded.ids.clone();
+        ids.push(end_of_sequence);
+        Self {
+            row,
+            ids,
+            supervised_from,
+        }
+    }
+}
+
 /// The rows that a run trains on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainSet {
-    examples: Vec<Example>,
+    /// One list where all epochs see the same prompts, else one an epoch, of the same rows.
+    variants: Vec<Vec<Example>>,
     too_long: usize,
     batch_size: usize,
     tokens_per_micro_batch: usize,
@@ -41,47 +59,51 @@ impl TrainSet {
     /// Appends the end-of-sequence token, which is supervised, to every row, and leaves out rows
     /// that are too long.
     ///
+    /// `epochs` holds the rows as each epoch sees them; the first list again where there are more
+    /// epochs than lists, so that one list serves a run whose prompts stay the same. A row is left
+    /// out of all epochs if it is too long in one.
+    ///
     /// # Errors
     /// [`TrainError`] if a row has no answer or none is left.
+    ///
+    /// # Panics
+    /// If the lists differ in length, or there is none.
     pub fn new(
-        rows: &[EncodedRow],
+        epochs: &[Vec<EncodedRow>],
         end_of_sequence: u32,
         config: &TrainConfig,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let mut examples = Vec::new();
-        for (row, encoded) in rows.iter().enumerate() {
-            if encoded.prompt_len >= encoded.ids.len() {
+        let given = epochs[0].len();
+        assert!(
+            epochs.iter().all(|rows| rows.len() == given),
+            "every epoch sees the same rows"
+        );
+        // The end of sequence is one more token.
+        let fits = |row: &EncodedRow| row.ids.len() < config.max_length;
+        let kept: Vec<usize> = (0..given)
+            .filter(|row| epochs.iter().all(|rows| fits(&rows[*row])))
+            .collect();
+        let mut variants = Vec::new();
+        for rows in epochs {
+            if let Some(row) = rows.iter().position(|row| row.prompt_len >= row.ids.len()) {
                 return Err(TrainError::NothingSupervised { row });
             }
-            let supervised_from = match config.loss_on {
-                // Position 0 has nothing before it that could predict it.
-                LossOn::Completion => encoded.prompt_len.max(1),
-                LossOn::All => 1,
-            };
-            let mut ids = encoded.ids.clone();
-            ids.push(end_of_sequence);
-            if ids.len() <= config.max_length {
-                examples.push(Example {
-                    row,
-                    ids,
-                    supervised_from,
-                });
-            }
+            let example = |row: &usize| Example::new(*row, &rows[*row], end_of_sequence, config);
+            variants.push(kept.iter().map(example).collect());
         }
-        let too_long = rows.len() - examples.len();
-        if examples.is_empty() {
-            let (given, max_length) = (rows.len(), config.max_length);
+        let too_long = given - kept.len();
+        if kept.is_empty() {
             return Err(TrainError::NoRows {
                 given,
                 too_long,
-                max_length,
+                max_length: config.max_length,
             });
         }
         let (batch_size, tokens_per_micro_batch) =
             (config.batch_size, config.tokens_per_micro_batch);
         Ok(Self {
-            examples,
+            variants,
             too_long,
             batch_size,
             tokens_per_micro_batch,
@@ -91,7 +113,7 @@ impl TrainSet {
 
     /// Rows trained on.
     pub fn rows(&self) -> usize {
-        self.examples.len()
+        self.variants[0].len()
     }
 
     /// Rows left out because they have more than `max_length` tokens.
@@ -99,22 +121,22 @@ impl TrainSet {
         self.too_long
     }
 
-    /// Tokens of all rows.
+    /// Tokens of all rows, as the first epoch sees them.
     pub fn tokens(&self) -> usize {
-        self.examples.iter().map(|example| example.ids.len()).sum()
+        self.lengths().iter().sum()
     }
 
     /// Tokens that carry loss.
     pub fn supervised_tokens(&self) -> usize {
-        self.examples
+        self.variants[0]
             .iter()
             .map(|example| example.ids.len() - example.supervised_from)
             .sum()
     }
 
-    /// Tokens of each row.
+    /// Tokens of each row, as the first epoch sees it.
     pub fn lengths(&self) -> Vec<usize> {
-        self.examples
+        self.variants[0]
             .iter()
             .map(|example| example.ids.len())
             .collect()
@@ -122,12 +144,13 @@ impl TrainSet {
 
     /// The ids of the first row and how many of them carry no loss, for people to look at.
     pub fn first(&self) -> (&[u32], usize) {
-        (&self.examples[0].ids, self.examples[0].supervised_from)
+        let first = &self.variants[0][0];
+        (&first.ids, first.supervised_from)
     }
 
     /// Feeds everything that identifies the rows to a hash.
     pub(crate) fn hash_into(&self, update: &mut dyn FnMut(&[u8])) {
-        for example in &self.examples {
+        for example in self.variants.iter().flatten() {
             update(&(example.row as u64).to_le_bytes());
             update(&(example.supervised_from as u64).to_le_bytes());
             update(&(example.ids.len() as u64).to_le_bytes());
@@ -137,75 +160,72 @@ impl TrainSet {
 
     /// The end of `step`, in passes over the rows.
     pub fn epoch(&self, step: usize) -> f64 {
-        let per_epoch = self.examples.len().div_ceil(self.batch_size);
+        let per_epoch = self.rows().div_ceil(self.batch_size);
         let (whole, rest) = (step / per_epoch, step % per_epoch);
-        whole as f64 + (rest * self.batch_size) as f64 / self.examples.len() as f64
+        whole as f64 + (rest * self.batch_size) as f64 / self.rows() as f64
     }
 
     /// The micro-batches of `step`, which counts from 1: a function of the seed and the step alone.
     pub fn micro_batches(&self, step: usize) -> Result<Vec<MicroBatch>, TrainError> {
-        let per_epoch = self.examples.len().div_ceil(self.batch_size);
+        let per_epoch = self.rows().div_ceil(self.batch_size);
         let (epoch, within) = ((step - 1) / per_epoch, (step - 1) % per_epoch);
-        let order = shuffled(self.examples.len(), self.seed, epoch as u64);
-        let chosen = order
+        let order = shuffled(self.rows(), self.seed, epoch as u64);
+        let examples = &self.variants[epoch % self.variants.len()];
+        let chosen: Vec<&Example> = order
             .chunks(self.batch_size)
             .nth(within)
-            .unwrap_or_default();
-        self.pack(chosen)
+            .unwrap_or_default()
             .iter()
-            .map(|members| self.micro_batch(members))
+            .map(|index| &examples[*index])
+            .collect();
+        self.pack(&chosen)
+            .iter()
+            .map(|members| micro_batch(members))
             .collect()
     }
 
     /// First-fit decreasing: the longest row first, each into the first micro-batch with room.
-    fn pack(&self, chosen: &[usize]) -> Vec<Vec<usize>> {
-        let length = |index: usize| self.examples[index].ids.len();
+    fn pack<'a>(&self, chosen: &[&'a Example]) -> Vec<Vec<&'a Example>> {
         let mut sorted = chosen.to_vec();
-        sorted.sort_by_key(|index| (std::cmp::Reverse(length(*index)), *index));
-        let mut bins: Vec<(usize, Vec<usize>)> = Vec::new();
-        for index in sorted {
-            let fits = |(used, _): &&mut (usize, Vec<usize>)| {
-                used + length(index) <= self.tokens_per_micro_batch
+        sorted.sort_by_key(|example| (std::cmp::Reverse(example.ids.len()), example.row));
+        let mut bins: Vec<(usize, Vec<&Example>)> = Vec::new();
+        for example in sorted {
+            let length = example.ids.len();
+            let fits = |(used, _): &&mut (usize, Vec<&Example>)| {
+                *used + length <= self.tokens_per_micro_batch
             };
             match bins.iter_mut().find(fits) {
                 Some((used, members)) => {
-                    *used += length(index);
-                    members.push(index);
+                    *used += length;
+                    members.push(example);
                 }
-                None => bins.push((length(index), vec![index])),
+                None => bins.push((length, vec![example])),
             }
         }
         bins.into_iter().map(|(_, members)| members).collect()
     }
+}
 
-    fn micro_batch(&self, members: &[usize]) -> Result<MicroBatch, TrainError> {
-        let lengths: Vec<usize> = members
-            .iter()
-            .map(|index| self.examples[*index].ids.len())
-            .collect();
-        let sequences = Sequences::from_lengths(&lengths)?;
-        let mut ids = Vec::with_capacity(sequences.tokens());
-        let mut targets = Vec::new();
-        for index in members {
-            let example = &self.examples[*index];
-            for at in example.supervised_from..example.ids.len() {
-                targets.push((ids.len() + at - 1, example.ids[at]));
-            }
-            ids.extend_from_slice(&example.ids);
+fn micro_batch(members: &[&Example]) -> Result<MicroBatch, TrainError> {
+    let lengths: Vec<usize> = members.iter().map(|example| example.ids.len()).collect();
+    let sequences = Sequences::from_lengths(&lengths)?;
+    let mut ids = Vec::with_capacity(sequences.tokens());
+    let mut targets = Vec::new();
+    for example in members {
+        for at in example.supervised_from..example.ids.len() {
+            targets.push((ids.len() + at - 1, example.ids[at]));
         }
-        let rows = members
-            .iter()
-            .map(|index| self.examples[*index].row)
-            .collect();
-        Ok(MicroBatch {
-            batch: TrainBatch {
-                ids,
-                sequences,
-                targets,
-            },
-            rows,
-        })
+        ids.extend_from_slice(&example.ids);
     }
+    let rows = members.iter().map(|example| example.row).collect();
+    Ok(MicroBatch {
+        batch: TrainBatch {
+            ids,
+            sequences,
+            targets,
+        },
+        rows,
+    })
 }
 
 /// A permutation of `0..count` (Fisher-Yates over splitmix64).
@@ -248,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_answer_and_its_end_carry_loss() {
-        let set = TrainSet::new(&rows(&[(3, 5)]), 2, &config(1, 100), 0).unwrap();
+        let set = TrainSet::new(&[rows(&[(3, 5)])], 2, &config(1, 100), 0).unwrap();
         let micro = &set.micro_batches(1).unwrap()[0];
         assert_eq!(micro.batch.ids, [10, 11, 12, 13, 14, 2]);
         assert_eq!(micro.batch.targets, [(2, 13), (3, 14), (4, 2)]);
@@ -256,15 +276,15 @@ mod tests {
             loss_on: LossOn::All,
             ..config(1, 100)
         };
-        let set = TrainSet::new(&rows(&[(3, 5)]), 2, &all, 0).unwrap();
+        let set = TrainSet::new(&[rows(&[(3, 5)])], 2, &all, 0).unwrap();
         assert_eq!(set.supervised_tokens(), 5);
     }
 
     #[test]
     fn long_rows_are_left_out_and_counted() {
-        let set = TrainSet::new(&rows(&[(3, 5), (3, 10), (3, 9)]), 2, &config(8, 10), 0).unwrap();
+        let set = TrainSet::new(&[rows(&[(3, 5), (3, 10), (3, 9)])], 2, &config(8, 10), 0).unwrap();
         assert_eq!((set.rows(), set.too_long()), (2, 1));
-        let error = TrainSet::new(&rows(&[(3, 10)]), 2, &config(8, 10), 0).unwrap_err();
+        let error = TrainSet::new(&[rows(&[(3, 10)])], 2, &config(8, 10), 0).unwrap_err();
         assert!(
             error.to_string().contains("1 have more than 10 tokens"),
             "{error}"
@@ -273,11 +293,21 @@ mod tests {
 
     #[test]
     fn an_empty_answer_is_refused() {
-        let error = TrainSet::new(&rows(&[(1, 2), (5, 5)]), 2, &config(8, 10), 0).unwrap_err();
+        let error = TrainSet::new(&[rows(&[(1, 2), (5, 5)])], 2, &config(8, 10), 0).unwrap_err();
         assert!(
             error.to_string().contains("training row 1 has no token"),
             "{error}"
         );
+    }
+
+    /// Row 1 is too long in the second epoch, so it is left out of both.
+    #[test]
+    fn each_epoch_may_see_other_prompts() {
+        let epochs = [rows(&[(3, 5), (3, 6)]), rows(&[(1, 4), (3, 60)])];
+        let set = TrainSet::new(&epochs, 2, &config(1, 50), 0).unwrap();
+        assert_eq!((set.rows(), set.too_long()), (1, 1));
+        let length = |step| set.micro_batches(step).unwrap()[0].batch.ids.len();
+        assert_eq!((length(1), length(2), length(3)), (6, 5, 6));
     }
 
     #[test]
@@ -295,7 +325,7 @@ mod tests {
             seed in any::<u64>(),
         ) {
             let pairs: Vec<_> = lengths.iter().map(|len| (1, *len)).collect();
-            let set = TrainSet::new(&rows(&pairs), 2, &config(batch_size, 50), seed).unwrap();
+            let set = TrainSet::new(&[rows(&pairs)], 2, &config(batch_size, 50), seed).unwrap();
             let mut seen = Vec::new();
             for step in 1..=lengths.len().div_ceil(batch_size) {
                 for micro in set.micro_batches(step).unwrap() {

@@ -65,7 +65,7 @@ fn run(
     stop_after: Option<usize>,
 ) -> Result<Vec<StepRecord>, TrainError> {
     let model = model();
-    let set = TrainSet::new(&rows(), 2, train_config, 1)?;
+    let set = TrainSet::new(&[rows()], 2, train_config, 1)?;
     let lora = lora();
     let request = TrainRequest {
         model: &model,

@@ -97,6 +97,11 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// The column that identifies a row, if one is named.
+    pub fn id(&self) -> Option<&str> {
+        (!self.id.is_empty()).then_some(self.id.as_str())
+    }
+
     /// All problems of this section; none if the list is empty.
     pub fn validate(&self) -> Vec<String> {
         let mut problems = Vec::new();

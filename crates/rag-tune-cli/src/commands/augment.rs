@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
+use rag_tune_augment::LeakageReport;
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::{Augmentation, Freshness};
+use crate::leakage;
 use crate::output::Output;
 use crate::run_folder::RunFolder;
 
@@ -16,7 +19,9 @@ use crate::run_folder::RunFolder;
 /// training split.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rag-tune augment configs/sql_rag1.toml --out augmented --set retrieval.examples=2"
+    after_help = "Examples:
+  rag-tune augment configs/sql_rag1.toml --out augmented --set retrieval.examples=2
+  rag-tune augment configs/gsm8k_rag1.toml --report  # what the splits share"
 )]
 pub struct AugmentArgs {
     #[command(flatten)]
@@ -24,6 +29,10 @@ pub struct AugmentArgs {
     /// Folder to write [default: OUTPUT/augmented of the config]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Also measure leakage: rows that two splits share, examples that give the answer away; writes
+    /// DIR/leakage.json
+    #[arg(long)]
+    report: bool,
     #[command(flatten)]
     hub: HubArgs,
 }
@@ -42,8 +51,15 @@ pub fn augment(args: &AugmentArgs, out: &mut Output) -> anyhow::Result<()> {
         splits: &config.splits(),
         folder: &folder,
     };
-    if augmentation.ensure(&args.hub.hub(), out)? == Freshness::WasCurrent {
+    let hub = args.hub.hub();
+    if augmentation.ensure(&hub, out)? == Freshness::WasCurrent {
         out.note("nothing to do: the files were made with these settings");
+    }
+    if args.report {
+        let report = LeakageReport::measure(&augmentation.request(1), &hub);
+        let report = report.context("cannot measure leakage")?;
+        report.save(&folder)?;
+        return Ok(out.data(&leakage::in_words(&report))?);
     }
     for split in config.splits() {
         out.data(&format!("{}\n", augmentation.file(split).display()))?;

@@ -1,7 +1,6 @@
 //! `rag-tune inspect`: what training would see, and what it would take.
 
 use clap::Args;
-use rag_tune_augment::read_augmented;
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
@@ -37,13 +36,15 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
     let found = FoundModel::open(&config.model, &hub)?;
     let folder = RunFolder::new(&config.output).augmented();
     let splits = config.splits();
+    let task = config.task.load()?;
     let augmentation = Augmentation {
         config: &config,
+        task: &task,
         splits: &splits,
         folder: &folder,
     };
-    augmentation.ensure(&hub, out)?;
-    let rows = read_augmented(&augmentation.file(&config.data.train_split))?;
+    let epochs = augmentation.training_rows(&hub, out)?;
+    let rows = &epochs[0];
     let row = rows.get(args.row).ok_or_else(|| {
         let message = format!(
             "there is no row {} in `{}`",
@@ -59,7 +60,7 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
         &config.train,
         out,
     )?)?;
-    let set = training_set(&rows, &found.tokenizer, &config.train, config.seed)?;
+    let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
     out.data(&sample::lengths(&set, config.train.max_length))?;
     let model = found.load(&config.model, out)?;
     out.data(&Forecast::measure(&model, &set, &config, out)?.to_string())?;

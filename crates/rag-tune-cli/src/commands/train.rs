@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use rag_tune_augment::{Hub, Manifest, RetrievalRecord, read_augmented};
+use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::trainer::{Start, StepRecord, TrainRequest, TrainSummary};
 
@@ -101,9 +101,8 @@ fn training_rows(
         splits: &splits,
         folder: &folder,
     };
-    augmentation.ensure(hub, out)?;
-    let rows = read_augmented(&augmentation.file(&config.data.train_split))?;
-    let set = training_set(&rows, &found.tokenizer, &config.train, config.seed)?;
+    let epochs = augmentation.training_rows(hub, out)?;
+    let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
     if set.too_long() > 0 {
         let (count, limit) = (set.too_long(), config.train.max_length);
         out.note(&format!(
