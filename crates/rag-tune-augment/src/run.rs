@@ -254,7 +254,7 @@ impl<'a> Chooser<'a> {
             .of_queries(queries.rows, own_start);
         let allowed = |query, row| constraints.allows(query, row);
         let wanted = retrieval.examples;
-        let select = |selector: &dyn Select| {
+        let select = |selector: &dyn Select| -> Result<_, AugmentError> {
             let mut chosen = selector.select(queries, wanted, &allowed)?;
             if let Some(problem) = constraints.problem() {
                 return Err(problem.into());

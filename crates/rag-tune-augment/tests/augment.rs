@@ -4,14 +4,14 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{write_toy_data, write_toy_embedder};
-use rag_tune_augment::dataset::DataError;
-use rag_tune_augment::manifest::Manifest;
+use rag_tune_augment::dataset::{DataError, LeakedRows};
+use rag_tune_augment::select::{NoiseDraw, Order};
 use rag_tune_augment::{
-    AugmentError, AugmentRequest, DataConfig, Hub, Progress, RetrievalConfig, Selector, Task,
-    augment, is_current, read_augmented,
+    AugmentError, AugmentRequest, Augmented, AugmentedRow, DataConfig, Hub, LeakageReport, Progress, RetrievalConfig, Selector, Task,
+    augment, is_current, output_path, read_augmented,
 };
 
 /// A folder with the toy data and embedder, and the settings to augment it with.
@@ -20,6 +20,7 @@ struct Toy {
     data: DataConfig,
     retrieval: RetrievalConfig,
     seed: u64,
+    epochs: usize,
 }
 
 impl Toy {
@@ -42,6 +43,7 @@ impl Toy {
             data,
             retrieval,
             seed: 1,
+            epochs: 1,
         }
     }
 
@@ -61,6 +63,7 @@ impl Toy {
             splits,
             out: &self.out(),
             seed: self.seed,
+            epochs: self.epochs,
             cache: Some(self.root.path().join("cache")),
         };
         // An empty mirror: no test may look elsewhere.
@@ -70,8 +73,12 @@ impl Toy {
         )
     }
 
-    fn augment(&self, splits: &[&str]) -> Result<Manifest, AugmentError> {
+    fn augment(&self, splits: &[&str]) -> Result<Augmented, AugmentError> {
         self.with_request(splits, |request, hub| augment(request, hub, &()))
+    }
+
+    fn rows(&self, split: &str, epoch: usize) -> Vec<AugmentedRow> {
+        read_augmented(&output_path(&self.out(), split, epoch)).unwrap()
     }
 
     fn is_current(&self, splits: &[&str]) -> bool {
@@ -95,7 +102,7 @@ fn append(path: &Path, line: &str) {
 #[test]
 fn rows_come_out_in_order_with_fields_prompts_and_examples() {
     let toy = Toy::new();
-    let manifest = toy.augment(&["train", "validation"]).unwrap();
+    let manifest = toy.augment(&["train", "validation"]).unwrap().manifest;
     assert_eq!(manifest.splits["train"].rows, 8);
 
     let train = read_augmented(&toy.out().join("train.jsonl")).unwrap();
@@ -144,7 +151,7 @@ fn zero_examples_need_no_embedder_and_no_train_split() {
     toy.retrieval.examples = 0;
     toy.retrieval.embedder = "no/such-embedder".into();
     fs::remove_file(toy.source("train")).unwrap();
-    let manifest = toy.augment(&["validation"]).unwrap();
+    let manifest = toy.augment(&["validation"]).unwrap().manifest;
     assert_eq!(manifest.settings.embedder_sha256, None);
     assert_eq!(manifest.settings.knowledge_base_sha256, None);
     let rows = read_augmented(&toy.out().join("validation.jsonl")).unwrap();
@@ -168,11 +175,15 @@ fn the_random_selector_follows_the_seed() {
 #[test]
 fn a_second_run_embeds_nothing() {
     #[derive(Default)]
-    struct Counter(AtomicU64);
+    struct Counter(AtomicU64, AtomicBool);
     impl Progress for Counter {
-        fn start(&self, _: &str, _: u64) {}
+        fn start(&self, what: &str, _: u64) {
+            self.1.store(what == "embed", Ordering::Relaxed);
+        }
         fn advance(&self, n: u64) {
-            self.0.fetch_add(n, Ordering::Relaxed);
+            if self.1.load(Ordering::Relaxed) {
+                self.0.fetch_add(n, Ordering::Relaxed);
+            }
         }
         fn finish(&self) {}
     }
@@ -294,4 +305,125 @@ fn truncated_embedder_weights_are_an_error() {
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
     assert!(matches!(toy.fails(), AugmentError::Embedder { .. }));
+}
+
+/// Row 0 of the toy train split, word for word.
+const TRAIN_ROW_0: &str = r#"{"db_id":"x","context":"c","question":" one","answer":"SELECT a FROM t0"}"#;
+
+#[test]
+fn an_eval_row_that_is_a_train_row_is_refused() {
+    let toy = Toy::new();
+    append(&toy.source("validation"), TRAIN_ROW_0);
+    let error = toy.fails();
+    let message = error.to_string();
+    assert!(
+        message.ends_with(
+            "validation.jsonl` row 2 (split `validation`) has question and answer of row 0 of the \
+             split `train`, where examples come from"
+        ),
+        "{message}"
+    );
+    assert!(error.hint().unwrap().contains("leaked_rows"));
+    // Also where only the eval split is augmented.
+    assert!(toy.augment(&["validation"]).is_err());
+}
+
+#[test]
+fn an_excluded_train_row_is_nobodys_example() {
+    let mut toy = Toy::new();
+    append(&toy.source("validation"), TRAIN_ROW_0);
+    toy.data.leaked_rows = LeakedRows::Exclude;
+    toy.retrieval.different.clear();
+    toy.retrieval.examples = 5;
+    let augmented = toy.augment(&["train", "validation"]).unwrap();
+    assert_eq!(augmented.excluded, 1);
+    for split in ["train", "validation"] {
+        for row in toy.rows(split, 0) {
+            assert!(row.examples.iter().all(|example| example.row != 0));
+        }
+    }
+}
+
+#[test]
+fn the_closest_example_may_stand_last() {
+    let mut toy = Toy::new();
+    toy.retrieval.examples = 3;
+    toy.augment(&["validation"]).unwrap();
+    let first = toy.rows("validation", 0);
+    toy.retrieval.order = Order::ClosestLast;
+    toy.augment(&["validation"]).unwrap();
+    for (mut first, last) in first.into_iter().zip(toy.rows("validation", 0)) {
+        first.examples.reverse();
+        assert_eq!(first.examples, last.examples);
+        assert_ne!(first.inference_prompt, last.inference_prompt);
+    }
+}
+
+#[test]
+fn noise_is_for_training_prompts_and_may_change_with_the_epoch() {
+    let mut toy = Toy::new();
+    toy.retrieval.noise_none = 0.5;
+    toy.retrieval.noise_draw = NoiseDraw::EachEpoch;
+    toy.epochs = 4;
+    toy.augment(&["train", "validation"]).unwrap();
+    assert!(toy.rows("validation", 0).iter().all(|row| row.examples.len() == 1));
+    let counts = |epoch: usize| -> Vec<usize> {
+        let rows = toy.rows("train", epoch);
+        rows.iter().map(|row| row.examples.len()).collect()
+    };
+    let epochs: Vec<Vec<usize>> = (0..4).map(counts).collect();
+    assert!(epochs.iter().any(|epoch| epoch.contains(&0)));
+    assert!(epochs.iter().any(|epoch| epoch.contains(&1)));
+    assert!(epochs[1..].iter().any(|epoch| *epoch != epochs[0]));
+    assert!(toy.is_current(&["train"]));
+    toy.epochs = 5;
+    assert!(!toy.is_current(&["train"]), "the fifth epoch is missing");
+    toy.epochs = 2;
+    assert!(toy.is_current(&["train"]), "two of four are enough");
+    toy.seed += 1;
+    assert!(!toy.is_current(&["train"]), "noise is drawn by the seed");
+}
+
+#[test]
+fn random_noise_keeps_the_constraints() {
+    let mut toy = Toy::new();
+    toy.retrieval.noise_random = 1.0;
+    toy.augment(&["train"]).unwrap();
+    let rows = toy.rows("train", 0);
+    let drawn = |row: &AugmentedRow| row.examples[0].score == 0.0;
+    assert!(rows.iter().all(drawn));
+    let db_id = |row: &AugmentedRow| row.text("db_id").unwrap().to_owned();
+    let differs = |row: &AugmentedRow| db_id(row) != db_id(&rows[row.examples[0].row]);
+    assert!(rows.iter().all(differs));
+}
+
+#[test]
+fn the_report_counts_what_the_splits_share() {
+    let mut toy = Toy::new();
+    toy.retrieval.different.clear();
+    // The question of train row 2 ("one two") in another order and case, with its answer.
+    append(
+        &toy.source("validation"),
+        r#"{"db_id":"db1","context":"c","question":"Two one!","answer":"SELECT a FROM t1"}"#,
+    );
+    toy.retrieval.different = vec!["db_id".into()];
+    toy.augment(&["train", "validation"]).unwrap();
+    let report = toy
+        .with_request(&["train", "validation"], LeakageReport::measure)
+        .unwrap();
+    assert_eq!(report.train_rows, 8);
+    let validation = &report.splits["validation"];
+    // "one" is train row 0's question; "Two one!" has the words of train row 2.
+    assert_eq!((validation.rows, validation.equal_questions), (3, 1));
+    assert_eq!(validation.near_questions, Some(2));
+    assert_eq!(validation.equal_rows, Some(0));
+    let [pair] = &validation.near_pairs[..] else {
+        panic!("{:?}", validation.near_pairs)
+    };
+    assert_eq!((pair.row, pair.train_row, pair.likeness), (2, 2, 1.0));
+    let db_id = &validation.columns["db_id"];
+    assert_eq!((db_id.train_values, db_id.split_values, db_id.shared), (4, 3, 1));
+    assert_eq!(validation.with_examples, 3);
+    assert!(validation.scores.as_ref().unwrap().max <= 1.0 + 1e-5);
+    assert_eq!(report.splits["train"].equal_rows, None);
 }

@@ -82,6 +82,7 @@ fn every_row_of_the_sql_data_gets_a_near_question_about_another_database() {
         splits: &["train", "validation"],
         out: out.path(),
         seed: 42,
+        epochs: 1,
         cache: None,
     };
     let started = Instant::now();

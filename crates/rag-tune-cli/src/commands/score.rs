@@ -47,8 +47,8 @@ pub fn score(args: &ScoreArgs, out: &mut Output) -> anyhow::Result<()> {
     let cases: Vec<SqlCase> = rows
         .iter()
         .map(|row| SqlCase {
-            db_id: row.text("db_id").to_owned(),
-            gold: row.text("answer").to_owned(),
+            db_id: row.text("db_id").into_owned(),
+            gold: row.text("answer").into_owned(),
         })
         .collect();
     let predictions =
