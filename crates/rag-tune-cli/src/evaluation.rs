@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::augmentation::Augmentation;
 use crate::config::RunConfig;
+use crate::error::InputError;
 use crate::encoding::question;
 use crate::files::write_atomically;
 use crate::output::Output;
@@ -84,6 +85,11 @@ impl Evaluation {
             Some(adapter) => adapter.record.settings.task.clone(),
             None => self.config.task.load()?,
         };
+        if task.name != "sql" {
+            let message = format!("answers of the task `{}` cannot be scored yet", task.name);
+            let hint = "`sql` is the one task that is scored so far";
+            return Err(InputError::new(message, hint).into());
+        }
         let in_folder = |folder| Augmentation {
             config: &self.config,
             task: &task,

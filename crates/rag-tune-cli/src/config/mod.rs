@@ -82,6 +82,12 @@ impl RunConfig {
         problems.extend(self.lora.validate());
         problems.extend(self.train.validate());
         problems.extend(self.eval.validate());
+        if self.eval.split == self.data.train_split && self.retrieval.examples > 0 {
+            problems.push(format!(
+                "`eval.split` is `{}`, the split that examples come from: its answers would stand in other rows' prompts",
+                self.eval.split
+            ));
+        }
         problems
     }
 
@@ -219,6 +225,13 @@ mod tests {
           --set: `nonsense` has no `=`: write `section.key=value`
           `output` must name the run's folder
         "#);
+    }
+
+    #[test]
+    fn the_training_split_is_not_evaluated_with_its_own_examples() {
+        let text = problems(MINIMAL, &["eval.split=train"]);
+        assert!(text.contains("the split that examples come from"), "{text}");
+        load(MINIMAL, &["eval.split=train", "retrieval.examples=0"]).unwrap();
     }
 
     #[test]
