@@ -13,7 +13,7 @@ use crate::embed::Embedder;
 use crate::leakage::EvalRows;
 use crate::prompt::PromptTemplate;
 use crate::select::{
-    Constraints, Example, Noise, Queries, RandomSelector, Select, SelectError, Sources, arrange,
+    Constraints, Example, Noise, Queries, RandomSelector, Select, Sources, arrange,
 };
 use crate::{AugmentError, AugmentRequest, Progress, Row};
 
@@ -141,6 +141,7 @@ impl<'a> Run<'a> {
                 split: name,
                 own: name == self.request.data.train_split,
                 start,
+                split_rows: split.len(),
                 rows: &rows,
             };
             let examples = match chooser {
@@ -259,7 +260,12 @@ impl<'a> Chooser<'a> {
             if let Some(problem) = constraints.problem() {
                 return Err(problem.into());
             }
-            self.require_enough(queries, &chosen)?;
+            let too_few = chosen.iter().position(|examples: &Vec<Example>| examples.len() < wanted);
+            if let Some(query) = too_few {
+                let found = chosen[query].len();
+                let error = constraints.too_few_examples(queries, query, found, wanted);
+                return Err(error.into());
+            }
             for examples in &mut chosen {
                 arrange(examples, retrieval.order);
             }
@@ -284,25 +290,6 @@ impl<'a> Chooser<'a> {
             Ok(noisy.collect())
         };
         (0..epochs).map(with_noise).collect()
-    }
-
-    fn require_enough(
-        &self,
-        queries: &Queries<'_>,
-        chosen: &[Vec<Example>],
-    ) -> Result<(), AugmentError> {
-        let wanted = self.request.retrieval.examples;
-        match chosen.iter().position(|examples| examples.len() < wanted) {
-            None => Ok(()),
-            Some(query) => Err(SelectError::TooFewExamples {
-                split: queries.split.into(),
-                row: queries.start + query,
-                available: chosen[query].len(),
-                rows: self.knowledge.train.len(),
-                wanted,
-            }
-            .into()),
-        }
     }
 }
 

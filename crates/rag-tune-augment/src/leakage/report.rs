@@ -12,7 +12,7 @@ use crate::augment::output_path;
 use crate::dataset::{BadRows, Reading, Split};
 use crate::fingerprint::sha256_of_text;
 use crate::run::open_split;
-use crate::select::{Example, jaccard, word_set};
+use crate::select::{Example, WordSets, jaccard};
 use crate::{AugmentError, AugmentRequest, Hub, Row, Selector};
 
 /// The file's name.
@@ -219,11 +219,12 @@ impl SplitLeakage {
                 scores.push(best);
                 self.with_examples += 1;
                 let answer = hash(&row.text(&request.task.answer_column));
-                let words = word_set(&row.text(&request.task.query_column));
+                let mut own = WordSets::default();
+                own.push(&row.text(&request.task.query_column));
                 let any = |test: &dyn Fn(usize) -> bool| examples.iter().any(|e| test(e.row));
                 self.example_answers_it += usize::from(any(&|row| train.answers[row] == answer));
                 self.near_examples +=
-                    usize::from(any(&|row| jaccard(&train.words[row], &words) >= NEAR));
+                    usize::from(any(&|row| jaccard(train.words.get(row), own.get(0)) >= NEAR));
             }
         }
         if request.retrieval.selector != Selector::Random {
@@ -273,7 +274,7 @@ struct Digest {
     questions: Vec<u64>,
     answers: Vec<u64>,
     /// Word set of each row's question.
-    words: Vec<Vec<u32>>,
+    words: WordSets,
     /// Hashes of the distinct values of each compared column.
     columns: BTreeMap<String, HashSet<u64>>,
     /// Hashes of question and answer together.
@@ -289,7 +290,7 @@ impl Digest {
         let mut digest = Self {
             questions: Vec::new(),
             answers: Vec::new(),
-            words: Vec::new(),
+            words: WordSets::default(),
             columns: compared
                 .map(|column| (column.clone(), HashSet::new()))
                 .collect(),
@@ -312,7 +313,7 @@ impl Digest {
         self.questions.push(of_question);
         self.answers.push(of_answer);
         self.pairs.insert((of_question, of_answer));
-        self.words.push(word_set(&question));
+        self.words.push(&question);
         for (column, values) in &mut self.columns {
             values.insert(hash(&row.text(column)));
         }

@@ -35,6 +35,7 @@ pub use noise::{Noise, arrange};
 pub use random::RandomSelector;
 pub use semantic::SemanticSelector;
 pub use skeleton::SkeletonSelector;
+pub(crate) use word_sets::{WordSets, jaccard};
 
 use crate::dataset::Split;
 use crate::embed::Embedder;

@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// A word is a run of letters and digits, in lower case. Two words of one hash count as one: among the
 /// words of two texts (some tens) that happens about once in five million pairs.
 #[derive(Debug, Default)]
-pub(super) struct WordSets {
+pub(crate) struct WordSets {
     /// Where each set ends in `words`.
     ends: Vec<usize>,
     /// Ascending within a set.
@@ -16,7 +16,7 @@ pub(super) struct WordSets {
 
 impl WordSets {
     /// Appends the set of `text`.
-    pub(super) fn push(&mut self, text: &str) {
+    pub(crate) fn push(&mut self, text: &str) {
         let start = self.words.len();
         let lower_case = text.to_lowercase();
         let words = lower_case
@@ -36,11 +36,27 @@ impl WordSets {
         self.ends.push(kept);
     }
 
+    /// Number of sets.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// All sets, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+
     /// The set at `index`.
-    pub(super) fn get(&self, index: usize) -> &[u32] {
+    pub(crate) fn get(&self, index: usize) -> &[u32] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.words[start..self.ends[index]]
     }
+}
+
+/// The Jaccard index of two ascending sets, `|a and b| / |a or b|`; two empty sets share nothing.
+pub(crate) fn jaccard(a: &[u32], b: &[u32]) -> f32 {
+    let common = common(a, b);
+    ratio(common, (a.len() + b.len() - common).max(1))
 }
 
 /// Whether the Jaccard index of two ascending sets, `|a and b| / |a or b|`, is at least `threshold`.
@@ -51,8 +67,7 @@ pub(super) fn share_at_least(a: &[u32], b: &[u32], threshold: f32) -> bool {
     if small.is_empty() || ratio(small.len(), large.len()) < threshold {
         return false;
     }
-    let common = common(small, large);
-    ratio(common, a.len() + b.len() - common) >= threshold
+    jaccard(small, large) >= threshold
 }
 
 /// In f32 as the threshold is: 4 of 5 words are then exactly the 0.8 of a config.
