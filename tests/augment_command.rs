@@ -21,7 +21,10 @@ fn the_report_shows_what_the_splits_share() {
     insta::assert_snapshot!(text);
     let report: serde_json::Value =
         serde_json::from_str(&world.read("out/zero_shot/augmented/leakage.json")).unwrap();
-    assert_eq!(report["splits"]["validation"]["columns"]["db_id"]["shared"], 0);
+    assert_eq!(
+        report["splits"]["validation"]["columns"]["db_id"]["shared"],
+        0
+    );
 }
 
 #[test]
@@ -64,8 +67,15 @@ fn noise_can_be_drawn_for_each_epoch() {
             .collect()
     };
     let epochs = ["train.jsonl", "train.epoch2.jsonl", "train.epoch3.jsonl"].map(examples);
-    assert!(epochs[0] != epochs[1] || epochs[1] != epochs[2], "{epochs:?}");
-    assert!(!world.path("out/zero_shot/augmented/train.epoch4.jsonl").exists());
+    assert!(
+        epochs[0] != epochs[1] || epochs[1] != epochs[2],
+        "{epochs:?}"
+    );
+    assert!(
+        !world
+            .path("out/zero_shot/augmented/train.epoch4.jsonl")
+            .exists()
+    );
     assert!(examples("validation.jsonl").iter().all(|count| *count == 1));
 }
 
@@ -90,7 +100,10 @@ query = "{{ row.text }} ->"
         "tickets/train.csv",
         "message,team\n\"My card, the blue one, was charged twice\",billing\nThe app shows a blank page,apps\n",
     );
-    world.write("tickets/test.csv", "message,team\nA blank page again,apps\n");
+    world.write(
+        "tickets/test.csv",
+        "message,team\nA blank page again,apps\n",
+    );
     let values = [
         "task=tickets.toml",
         "data.source=tickets",

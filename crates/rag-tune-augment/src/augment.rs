@@ -63,7 +63,15 @@ pub fn augment(
         splits: kept_splits(request.out, &settings)?,
         settings,
     };
-    for (split, Pending { rows, skipped, files }) in written {
+    for (
+        split,
+        Pending {
+            rows,
+            skipped,
+            files,
+        },
+    ) in written
+    {
         let outputs = output_paths(request, split);
         for file in files {
             file.commit()?;
@@ -177,7 +185,9 @@ impl<'a> Inputs<'a> {
         let draws = retrieval.examples > 0
             && (retrieval.selector == Selector::Random || retrieval.has_noise());
         let train = self.train.as_deref().map(sha256_of_files);
-        let drafts = retrieval.reads_drafts().then(|| sha256_of_files(&[&retrieval.drafts]));
+        let drafts = retrieval
+            .reads_drafts()
+            .then(|| sha256_of_files(&[&retrieval.drafts]));
         Ok(AugmentSettings {
             rag_tune_version: env!("CARGO_PKG_VERSION").into(),
             task: request.task.clone(),

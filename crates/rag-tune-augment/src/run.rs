@@ -44,6 +44,7 @@ pub(crate) fn open_split(
     let reading = Reading {
         columns: &request.data.columns,
         required: &required,
+        filled: &[&request.task.query_column, &request.task.answer_column],
         id: request.data.id(),
         bad_rows: request.data.bad_rows,
     };
@@ -51,7 +52,11 @@ pub(crate) fn open_split(
 }
 
 fn constraints(request: &AugmentRequest<'_>) -> Result<Constraints, AugmentError> {
-    Ok(Constraints::new(request.task, request.retrieval, request.data.id())?)
+    Ok(Constraints::new(
+        request.task,
+        request.retrieval,
+        request.data.id(),
+    )?)
 }
 
 /// What examples are taken from.
@@ -260,7 +265,9 @@ impl<'a> Chooser<'a> {
             if let Some(problem) = constraints.problem() {
                 return Err(problem.into());
             }
-            let too_few = chosen.iter().position(|examples: &Vec<Example>| examples.len() < wanted);
+            let too_few = chosen
+                .iter()
+                .position(|examples: &Vec<Example>| examples.len() < wanted);
             if let Some(query) = too_few {
                 let found = chosen[query].len();
                 let error = constraints.too_few_examples(queries, query, found, wanted);

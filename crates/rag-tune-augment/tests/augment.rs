@@ -10,8 +10,8 @@ use common::{write_toy_data, write_toy_embedder};
 use rag_tune_augment::dataset::{DataError, LeakedRows};
 use rag_tune_augment::select::{NoiseDraw, Order};
 use rag_tune_augment::{
-    AugmentError, AugmentRequest, Augmented, AugmentedRow, DataConfig, Hub, LeakageReport, Progress, RetrievalConfig, Selector, Task,
-    augment, is_current, output_path, read_augmented,
+    AugmentError, AugmentRequest, Augmented, AugmentedRow, DataConfig, Hub, LeakageReport,
+    Progress, RetrievalConfig, Selector, Task, augment, is_current, output_path, read_augmented,
 };
 
 /// A folder with the toy data and embedder, and the settings to augment it with.
@@ -308,7 +308,8 @@ fn truncated_embedder_weights_are_an_error() {
 }
 
 /// Row 0 of the toy train split, word for word.
-const TRAIN_ROW_0: &str = r#"{"db_id":"x","context":"c","question":" one","answer":"SELECT a FROM t0"}"#;
+const TRAIN_ROW_0: &str =
+    r#"{"db_id":"x","context":"c","question":" one","answer":"SELECT a FROM t0"}"#;
 
 #[test]
 fn an_eval_row_that_is_a_train_row_is_refused() {
@@ -366,7 +367,11 @@ fn noise_is_for_training_prompts_and_may_change_with_the_epoch() {
     toy.retrieval.noise_draw = NoiseDraw::EachEpoch;
     toy.epochs = 4;
     toy.augment(&["train", "validation"]).unwrap();
-    assert!(toy.rows("validation", 0).iter().all(|row| row.examples.len() == 1));
+    assert!(
+        toy.rows("validation", 0)
+            .iter()
+            .all(|row| row.examples.len() == 1)
+    );
     let counts = |epoch: usize| -> Vec<usize> {
         let rows = toy.rows("train", epoch);
         rows.iter().map(|row| row.examples.len()).collect()
@@ -422,7 +427,10 @@ fn the_report_counts_what_the_splits_share() {
     };
     assert_eq!((pair.row, pair.train_row, pair.likeness), (2, 2, 1.0));
     let db_id = &validation.columns["db_id"];
-    assert_eq!((db_id.train_values, db_id.split_values, db_id.shared), (4, 3, 1));
+    assert_eq!(
+        (db_id.train_values, db_id.split_values, db_id.shared),
+        (4, 3, 1)
+    );
     assert_eq!(validation.with_examples, 3);
     assert!(validation.scores.as_ref().unwrap().max <= 1.0 + 1e-5);
     assert_eq!(report.splits["train"].equal_rows, None);

@@ -45,11 +45,7 @@ impl Augmentation<'_> {
     ///
     /// # Errors
     /// As [`Augmentation::ensure`].
-    pub fn training_rows(
-        &self,
-        hub: &Hub,
-        out: &Output,
-    ) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
+    pub fn training_rows(&self, hub: &Hub, out: &Output) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
         self.ensure(hub, out)?;
         let split = &self.config.data.train_split;
         let epochs = if self.config.retrieval.draws_each_epoch() {
@@ -71,12 +67,7 @@ impl Augmentation<'_> {
         train.total_steps(rows).div_ceil(per_epoch)
     }
 
-    fn ensure_epochs(
-        &self,
-        epochs: usize,
-        hub: &Hub,
-        out: &Output,
-    ) -> anyhow::Result<Freshness> {
+    fn ensure_epochs(&self, epochs: usize, hub: &Hub, out: &Output) -> anyhow::Result<Freshness> {
         const CONTEXT: &str = "cannot augment the data";
         let request = self.request(epochs);
         if rag_tune_augment::is_current(&request, hub).context(CONTEXT)? {
@@ -93,7 +84,10 @@ impl Augmentation<'_> {
     /// What the user should know of a run.
     fn notes(&self, augmented: &Augmented) -> Vec<String> {
         let folder = self.folder.display();
-        let mut notes = vec![format!("augmented {} into {folder}", self.splits.join(", "))];
+        let mut notes = vec![format!(
+            "augmented {} into {folder}",
+            self.splits.join(", ")
+        )];
         for (split, record) in &augmented.manifest.splits {
             if record.skipped > 0 && self.splits.contains(&split.as_str()) {
                 let skipped = record.skipped;
@@ -112,7 +106,10 @@ impl Augmentation<'_> {
                 .dollars
                 .map(|dollars| format!(", {dollars:.4} US dollars by the list price"));
             let price = price.unwrap_or_default();
-            notes.push(format!("tokens embedded by the endpoint: {}{price}", usage.tokens));
+            notes.push(format!(
+                "tokens embedded by the endpoint: {}{price}",
+                usage.tokens
+            ));
         }
         notes
     }

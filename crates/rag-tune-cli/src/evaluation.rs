@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use crate::augmentation::Augmentation;
 use crate::config::RunConfig;
-use crate::error::InputError;
 use crate::encoding::question;
+use crate::error::InputError;
 use crate::files::write_atomically;
 use crate::output::Output;
 use crate::run_folder::RunFolder;

@@ -22,9 +22,10 @@ pub fn in_words(report: &LeakageReport) -> String {
     line("question is a training question".into(), &|split| {
         share(split.equal_questions, split.rows)
     });
-    line("question and answer are a training row's".into(), &|split| {
-        or_dash(split.equal_rows.map(|rows| share(rows, split.rows)))
-    });
+    line(
+        "question and answer are a training row's".into(),
+        &|split| or_dash(split.equal_rows.map(|rows| share(rows, split.rows))),
+    );
     line(
         format!("question shares {:.0} % of its words", 100.0 * near),
         &|split| or_dash(split.near_questions.map(|rows| share(rows, split.rows))),
@@ -41,10 +42,13 @@ pub fn in_words(report: &LeakageReport) -> String {
     line("an example's answer is the row's".into(), &|split| {
         share(split.example_answers_it, split.with_examples)
     });
-    line("an example's question is nearly the row's".into(), &|split| {
-        share(split.near_examples, split.with_examples)
+    line(
+        "an example's question is nearly the row's".into(),
+        &|split| share(split.near_examples, split.with_examples),
+    );
+    line("best example's score: 5 %".into(), &|split| {
+        quantile(split, |d| d.p05)
     });
-    line("best example's score: 5 %".into(), &|split| quantile(split, |d| d.p05));
     line("  25 %".into(), &|split| quantile(split, |d| d.p25));
     line("  median".into(), &|split| quantile(split, |d| d.median));
     line("  75 %".into(), &|split| quantile(split, |d| d.p75));
@@ -89,7 +93,12 @@ fn share(part: usize, whole: usize) -> String {
 }
 
 fn quantile(split: &SplitLeakage, of: impl Fn(&Distribution) -> f32) -> String {
-    or_dash(split.scores.as_ref().map(|scores| format!("{:.3}", of(scores))))
+    or_dash(
+        split
+            .scores
+            .as_ref()
+            .map(|scores| format!("{:.3}", of(scores))),
+    )
 }
 
 fn or_dash(text: Option<String>) -> String {

@@ -27,12 +27,7 @@ pub fn shown(
         max_length: usize::MAX,
         ..config.clone()
     };
-    let set = TrainSet::new(
-        &[vec![row.clone()]],
-        end_of_sequence(tokenizer),
-        &config,
-        0,
-    )?;
+    let set = TrainSet::new(&[vec![row.clone()]], end_of_sequence(tokenizer), &config, 0)?;
     let (ids, silent) = set.first();
     let mut text = out.paint(Colour::Dim, &tokenizer.decode(&ids[..silent])?);
     for token in supervised_tokens(ids, silent, tokenizer)? {

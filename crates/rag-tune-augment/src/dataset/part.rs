@@ -181,6 +181,11 @@ impl<'a> PartBuilder<'a> {
 }
 
 impl Part {
+    /// Length of a row's text.
+    pub(super) fn bytes_of(&self, row: usize) -> u64 {
+        u64::from(self.lengths[row])
+    }
+
     pub(super) fn len(&self) -> usize {
         self.starts.len()
     }

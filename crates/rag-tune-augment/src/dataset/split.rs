@@ -128,6 +128,31 @@ impl Split {
         Ok(rows)
     }
 
+    /// All rows in stretches that fit into memory: each of at most `rows` rows, and of no more than 16 MiB
+    /// of text unless it is a single row.
+    pub fn chunks(&self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        const BYTES: u64 = 16 << 20;
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let (mut end, mut bytes) = (start, 0);
+            while end < self.len() && end - start < rows {
+                bytes += self.bytes_of(end);
+                if bytes > BYTES && end > start {
+                    break;
+                }
+                end += 1;
+            }
+            let chunk = start..end;
+            start = end;
+            (!chunk.is_empty()).then_some(chunk)
+        })
+    }
+
+    fn bytes_of(&self, row: usize) -> u64 {
+        let part = self.part_of(row);
+        self.parts[part].bytes_of(row - self.first_rows[part])
+    }
+
     fn part_of(&self, row: usize) -> usize {
         self.first_rows.partition_point(|first| *first <= row) - 1
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::near::NearIndex;
 use super::CHUNK;
+use super::near::NearIndex;
 use crate::atomic_file::write_json;
 use crate::augment::output_path;
 use crate::dataset::{BadRows, Reading, Split};
@@ -147,8 +147,7 @@ impl LeakageReport {
                 let mut measured = digest.against(&train);
                 measured.near_questions = Some(likest.iter().flatten().count());
                 let pairs = digest.unequal_pairs(&train, &likest).into_iter();
-                let with_texts =
-                    pairs.map(|pair| near_pair(request, (&split, &train_split), pair));
+                let with_texts = pairs.map(|pair| near_pair(request, (&split, &train_split), pair));
                 measured.near_pairs = with_texts.collect::<Result<_, _>>()?;
                 measured
             };
@@ -200,6 +199,7 @@ impl SplitLeakage {
         let reading = Reading {
             columns: &BTreeMap::new(),
             required: &[],
+            filled: &[],
             id: None,
             bad_rows: BadRows::Error,
         };
@@ -223,8 +223,9 @@ impl SplitLeakage {
                 own.push(&row.text(&request.task.query_column));
                 let any = |test: &dyn Fn(usize) -> bool| examples.iter().any(|e| test(e.row));
                 self.example_answers_it += usize::from(any(&|row| train.answers[row] == answer));
-                self.near_examples +=
-                    usize::from(any(&|row| jaccard(train.words.get(row), own.get(0)) >= NEAR));
+                self.near_examples += usize::from(any(&|row| {
+                    jaccard(train.words.get(row), own.get(0)) >= NEAR
+                }));
             }
         }
         if request.retrieval.selector != Selector::Random {
@@ -363,7 +364,9 @@ impl Digest {
     ) -> Vec<(usize, usize, f32)> {
         let found = likest.iter().enumerate();
         let mut pairs: Vec<(usize, usize, f32)> = found
-            .filter_map(|(row, found)| found.map(|(train_row, likeness)| (row, train_row, likeness)))
+            .filter_map(|(row, found)| {
+                found.map(|(train_row, likeness)| (row, train_row, likeness))
+            })
             .filter(|(row, train_row, _)| self.questions[*row] != train.questions[*train_row])
             .collect();
         pairs.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
@@ -382,7 +385,10 @@ mod tests {
         let distribution = Distribution::of(shuffled).unwrap();
         assert_eq!((distribution.min, distribution.max), (0.0, 100.0));
         assert_eq!((distribution.p05, distribution.median), (5.0, 50.0));
-        assert_eq!((distribution.p25, distribution.p75, distribution.p95), (25.0, 75.0, 95.0));
+        assert_eq!(
+            (distribution.p25, distribution.p75, distribution.p95),
+            (25.0, 75.0, 95.0)
+        );
         assert_eq!(Distribution::of(Vec::new()), None);
     }
 

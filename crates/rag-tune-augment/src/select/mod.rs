@@ -134,9 +134,8 @@ fn for_each_chunk(
     train: &Split,
     mut act: impl FnMut(&[Row]) -> Result<(), AugmentError>,
 ) -> Result<(), AugmentError> {
-    let rows = train.len();
-    for start in (0..rows).step_by(CHUNK) {
-        act(&train.rows(start..rows.min(start + CHUNK))?)?;
+    for range in train.chunks(CHUNK) {
+        act(&train.rows(range)?)?;
     }
     Ok(())
 }

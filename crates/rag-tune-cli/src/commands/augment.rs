@@ -18,11 +18,9 @@ use crate::run_folder::RunFolder;
 /// `full_prompt`, and `examples` (row of the training split and score). Examples only ever come from the
 /// training split.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:
+#[command(after_help = "Examples:
   rag-tune augment configs/sql_rag1.toml --out augmented --set retrieval.examples=2
-  rag-tune augment configs/gsm8k_rag1.toml --report  # what the splits share"
-)]
+  rag-tune augment configs/gsm8k_rag1.toml --report  # what the splits share")]
 pub struct AugmentArgs {
     #[command(flatten)]
     config: ConfigArgs,
