@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::chroma::ChromaError;
+
 /// An error of a store; part of [`crate::AugmentError`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -63,12 +65,16 @@ pub enum StoreError {
         /// The folder.
         folder: PathBuf,
     },
+    /// A Chroma server.
+    #[error(transparent)]
+    Chroma(#[from] ChromaError),
 }
 
 impl StoreError {
     /// How to mend it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Chroma(error) => error.hint(),
             Self::OtherIdentity { folder, what, .. } => {
                 let made_by = match *what {
                     EMBEDDER => "of another `retrieval.embedder` (or of other settings of it)",

@@ -1,16 +1,18 @@
 //! Where the train rows' vectors are kept and searched. A further store is one more file here.
 
+mod chroma;
 mod error;
 mod exact;
 
 use std::path::Path;
 
+pub use chroma::{ChromaError, ChromaStore};
 pub use error::StoreError;
 pub use exact::{ExactStore, FirstPass};
 
 use crate::embed::Embeddings;
 use crate::fingerprint::{hex, sha256_of_text};
-use crate::select::{Allowed, Example};
+use crate::select::{Allowed, Example, StoreKind};
 use crate::{AugmentError, RetrievalConfig};
 
 /// The vectors of all train rows, in row order.
@@ -88,6 +90,10 @@ pub fn open(
     cache: Option<&Path>,
     fill: impl FnOnce(&mut Push<'_>) -> Result<(), AugmentError>,
 ) -> Result<Box<dyn Store>, AugmentError> {
+    if config.store == StoreKind::Chroma {
+        let store = ChromaStore::open(&config.chroma_url, identity, fill)?;
+        return Ok(Box::new(store));
+    }
     let store = match cache {
         _ if identity.rows == 0 => ExactStore::in_memory(identity, fill)?,
         _ if !config.store_folder.is_empty() => {
