@@ -305,11 +305,7 @@ fn bytes(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("numbers and texts become JSON")
 }
 
-fn hits(
-    address: &str,
-    ids: &[String],
-    distances: &[Option<f32>],
-) -> Result<Vec<Hit>, ChromaError> {
+fn hits(address: &str, ids: &[String], distances: &[Option<f32>]) -> Result<Vec<Hit>, ChromaError> {
     if ids.len() != distances.len() {
         let problem = format!("it has {} ids and {} distances", ids.len(), distances.len());
         return Err(bad_answer(address, problem));

@@ -278,7 +278,9 @@ impl Store for ChromaStore {
         distinct.dedup();
         let mut values = Vec::with_capacity(distinct.len() * self.dimension);
         for rows in distinct.chunks(FETCHED_ROWS) {
-            let vectors = self.client.vectors(&self.collection, rows, self.dimension)?;
+            let vectors = self
+                .client
+                .vectors(&self.collection, rows, self.dimension)?;
             values.extend_from_slice(vectors.values());
         }
         let fetched = Embeddings::new(self.dimension.max(1), values);
