@@ -47,9 +47,7 @@ fn start_server() -> Option<Server> {
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    // Free a moment ago: as near to a port of our own as another program's server lets us come.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let process = Command::new(program)
         .args(["run", "--host", "127.0.0.1", "--port", &port, "--path"])
         .arg(folder.path())
@@ -58,7 +56,7 @@ fn start_server() -> Option<Server> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let server = Server {
+    let mut server = Server {
         process,
         url: format!("http://127.0.0.1:{port}"),
         _folder: folder,
@@ -66,13 +64,18 @@ fn start_server() -> Option<Server> {
     let started = Instant::now();
     let heartbeat = format!("{}/api/v2/heartbeat", server.url);
     while ureq::get(&heartbeat).call().is_err() {
-        assert!(
-            started.elapsed() < Duration::from_secs(120),
-            "Chroma does not answer"
-        );
+        let ended = server.process.try_wait().unwrap();
+        assert_eq!(ended, None, "Chroma ended");
+        assert!(started.elapsed() < Duration::from_secs(120), "no heartbeat");
         std::thread::sleep(Duration::from_millis(100));
     }
     Some(server)
+}
+
+/// Free a moment ago: as near to a port of its own as a server that takes a number can come.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn identity(rows: usize) -> StoreIdentity {
