@@ -56,7 +56,7 @@ fn plain_search(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
 
     /// However strict the constraints and however little the index reaches.
     #[test]
