@@ -31,6 +31,7 @@ fn measure(path: &Path, columns: &[&str]) -> Result<(), Box<dyn Error>> {
     let reading = Reading {
         columns: &BTreeMap::new(),
         required: columns,
+        given: &[],
         filled: columns,
         id: None,
         bad_rows: BadRows::Error,

@@ -41,9 +41,12 @@ pub(crate) fn open_split(
     if request.retrieval.examples > 0 {
         required.extend(constraints.columns());
     }
+    let further = request.task.further_columns();
+    let given: Vec<&str> = further.iter().map(String::as_str).collect();
     let reading = Reading {
         columns: &request.data.columns,
         required: &required,
+        given: &given,
         filled: &[&request.task.query_column, &request.task.answer_column],
         id: request.data.id(),
         bad_rows: request.data.bad_rows,

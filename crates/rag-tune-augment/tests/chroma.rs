@@ -181,6 +181,7 @@ fn both_stores_choose_the_same_examples_for_the_sql_data() {
             splits: &["train", "validation"],
             out: &out,
             seed: 42,
+            epochs: 1,
             cache: Some(folder.path().join("cache")),
         };
         let started = Instant::now();

@@ -52,6 +52,7 @@ impl Case {
         let reading = Reading {
             columns: &self.columns,
             required: &self.required,
+            given: &[],
             filled: &self.filled,
             id: self.id,
             bad_rows: self.bad_rows,

@@ -500,6 +500,7 @@ fn a_second_augmentation_makes_no_request() {
         splits: &["train", "validation"],
         out: &out,
         seed: 1,
+        epochs: 1,
         cache: Some(root.path().join("cache")),
     };
     let hub = Hub::from_env(Some(root.path().join("mirror")));

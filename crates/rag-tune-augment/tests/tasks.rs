@@ -93,6 +93,7 @@ fn the_example_task_augments_its_data() {
         splits: &["train", "validation"],
         out: out.path(),
         seed: 3,
+        epochs: 1,
         cache: None,
     };
     let hub = Hub::from_env(Some(out.path().join("no mirror")));

@@ -77,6 +77,9 @@ fn not_an_object(error: &serde_json::Error) -> RowProblem {
     RowProblem::Unreadable(format!("not a JSON object: {message}{column}"))
 }
 
+/// The name of a value that is none.
+const NULL: &str = "null";
+
 /// What a needed column holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Found {
@@ -104,7 +107,7 @@ impl Found {
             Some(value @ (Value::Number(_) | Value::Bool(_))) => {
                 Self::text(&value.to_string(), is_id)
             }
-            Some(Value::Null) => Self::Other("null"),
+            Some(Value::Null) => Self::Other(NULL),
             Some(Value::Array(_)) => Self::Other("an array"),
             Some(Value::Object(_)) => Self::Other("an object"),
         }
@@ -123,6 +126,7 @@ impl Need {
             (Found::Missing, _) => Some(RowProblem::Missing(index, Vec::new())),
             (Found::Text { blank: true, .. }, Demand::Filled) => Some(RowProblem::Blank(index)),
             (Found::Text { .. }, _) | (Found::Other(_), Demand::Present) => None,
+            (Found::Other(found), Demand::Given) if found != NULL => None,
             (Found::Other(found), _) => Some(RowProblem::NotText(index, found)),
         }
     }
@@ -324,6 +328,7 @@ mod tests {
         Needs::new(&Reading {
             columns: &BTreeMap::from([("c".into(), "mapped".into())]),
             required: &["a", "b"],
+            given: &[],
             filled: &["a"],
             id: Some("b"),
             bad_rows: BadRows::Error,

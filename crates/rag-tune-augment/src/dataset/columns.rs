@@ -16,6 +16,8 @@ pub struct Reading<'a> {
     pub columns: &'a BTreeMap<String, String>,
     /// The task columns that every row must have, as text (numbers and booleans count as text).
     pub required: &'a [&'a str],
+    /// The task columns that every row must have, whatever they hold but null.
+    pub given: &'a [&'a str],
     /// The required columns whose text must not be empty or white space.
     pub filled: &'a [&'a str],
     /// The column that identifies a row, if there is one; it is required, and no value may occur twice.
@@ -29,6 +31,8 @@ pub struct Reading<'a> {
 pub(super) enum Demand {
     /// It is there; null is allowed.
     Present,
+    /// It is there, and not null.
+    Given,
     /// It is text, a number or a boolean.
     Text,
     /// As `Text`, and not blank.
@@ -56,6 +60,9 @@ impl Needs {
             let filled = reading.filled.contains(&column);
             let demand = if filled { Demand::Filled } else { Demand::Text };
             needs.add(reading, column, demand);
+        }
+        for column in reading.given {
+            needs.add(reading, column, Demand::Given);
         }
         if let Some(id) = reading.id {
             needs.add(reading, id, Demand::Text).is_id = true;
@@ -173,6 +180,7 @@ mod tests {
         let reading = Reading {
             columns: &columns,
             required,
+            given: &[],
             filled: &[],
             id: None,
             bad_rows: BadRows::Error,

@@ -148,6 +148,7 @@ pub fn read_jsonl(path: &Path, required_fields: &[&str]) -> Result<Vec<Row>, Aug
     let needs = Needs::new(&Reading {
         columns: &BTreeMap::new(),
         required: required_fields,
+        given: &[],
         filled: &[],
         id: None,
         bad_rows: BadRows::Error,

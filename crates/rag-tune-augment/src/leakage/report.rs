@@ -199,6 +199,7 @@ impl SplitLeakage {
         let reading = Reading {
             columns: &BTreeMap::new(),
             required: &[],
+            given: &[],
             filled: &[],
             id: None,
             bad_rows: BadRows::Error,

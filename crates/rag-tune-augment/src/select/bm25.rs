@@ -177,6 +177,7 @@ mod tests {
         let reading = Reading {
             columns: &BTreeMap::new(),
             required: &["question"],
+            given: &[],
             filled: &[],
             id: None,
             bad_rows: BadRows::Error,

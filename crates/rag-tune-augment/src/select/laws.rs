@@ -78,6 +78,7 @@ impl Case {
             let reading = Reading {
                 columns: &BTreeMap::new(),
                 required: &["question", "answer", "db_id"],
+                given: &[],
                 filled: &[],
                 id: None,
                 bad_rows: BadRows::Error,
