@@ -2,7 +2,7 @@
 
 /// Receives the progress of one piece of work after another.
 pub trait Progress: Sync {
-    /// A piece of work begins: its name, and how many units it has.
+    /// A piece of work begins: its name, and how many units it has. It may be within another.
     fn start(&self, what: &str, total: u64);
     /// `n` more units are done. May be called from several threads.
     fn advance(&self, n: u64);

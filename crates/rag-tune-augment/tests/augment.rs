@@ -4,7 +4,8 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{write_toy_data, write_toy_embedder};
 use rag_tune_augment::dataset::{DataError, LeakedRows};
@@ -174,18 +175,21 @@ fn the_random_selector_follows_the_seed() {
 
 #[test]
 fn a_second_run_embeds_nothing() {
+    /// Counts what is embedded; works may be within each other.
     #[derive(Default)]
-    struct Counter(AtomicU64, AtomicBool);
+    struct Counter(AtomicU64, Mutex<Vec<String>>);
     impl Progress for Counter {
         fn start(&self, what: &str, _: u64) {
-            self.1.store(what == "embed", Ordering::Relaxed);
+            self.1.lock().unwrap().push(what.to_owned());
         }
         fn advance(&self, n: u64) {
-            if self.1.load(Ordering::Relaxed) {
+            if self.1.lock().unwrap().last().unwrap() == "embed" {
                 self.0.fetch_add(n, Ordering::Relaxed);
             }
         }
-        fn finish(&self) {}
+        fn finish(&self) {
+            self.1.lock().unwrap().pop();
+        }
     }
     let toy = Toy::new();
     let embedded = || {

@@ -1,9 +1,9 @@
 //! What the user sees: data on stdout, talk and progress bars on stderr.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Writes a line to stderr.
 pub fn talk(text: &str) {
@@ -74,16 +74,18 @@ impl Output {
     }
 }
 
-/// One progress bar at a time, usable from every library's reporting hook.
+/// One visible progress bar at a time, usable from every library's reporting hook. Work within work
+/// has its own bar, after which the outer one is shown again.
 #[derive(Debug, Default)]
 pub struct Progress {
-    bar: Mutex<Option<ProgressBar>>,
+    /// The innermost work last.
+    bars: Mutex<Vec<ProgressBar>>,
 }
 
 impl Progress {
     const TEMPLATE: &str = "{msg} [{bar:30}] {human_pos}/{human_len} {elapsed} (left {eta})";
 
-    /// Begins a bar of `total` units, in place of the one before.
+    /// Begins a bar of `total` units.
     pub fn start(&self, what: &str, total: u64) {
         let style = ProgressStyle::with_template(Self::TEMPLATE)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -92,7 +94,11 @@ impl Progress {
         let bar = ProgressBar::new(total)
             .with_style(style)
             .with_message(what.to_owned());
-        self.replace(Some(bar));
+        let mut bars = self.bars();
+        if let Some(outer) = bars.last() {
+            outer.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        bars.push(bar);
     }
 
     /// Moves the bar on by `units`.
@@ -112,28 +118,23 @@ impl Progress {
 
     /// Takes the bar off the screen.
     pub fn finish(&self) {
-        self.replace(None);
-    }
-
-    fn replace(&self, next: Option<ProgressBar>) {
-        let mut bar = self
-            .bar
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(previous) = bar.take() {
-            previous.finish_and_clear();
+        let mut bars = self.bars();
+        if let Some(ended) = bars.pop() {
+            ended.finish_and_clear();
         }
-        *bar = next;
+        if let Some(outer) = bars.last() {
+            outer.set_draw_target(ProgressDrawTarget::stderr());
+        }
     }
 
     fn with(&self, action: impl FnOnce(&ProgressBar)) {
-        let bar = self
-            .bar
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(bar) = bar.as_ref() {
+        if let Some(bar) = self.bars().last() {
             action(bar);
         }
+    }
+
+    fn bars(&self) -> MutexGuard<'_, Vec<ProgressBar>> {
+        self.bars.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
