@@ -237,7 +237,8 @@ impl ChromaStore {
                 let score = query.iter().zip(vectors.row(position)).map(|(a, b)| a * b);
                 Example {
                     row,
-                    score: score.sum(),
+                    // -0 becomes 0: the order below tells them apart.
+                    score: score.sum::<f32>() + 0.0,
                 }
             }));
             sort_by_score(&mut nearest);
