@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -24,7 +25,7 @@ const CHUNK: usize = 4096;
 pub(crate) struct Run<'a> {
     request: &'a AugmentRequest<'a>,
     template: PromptTemplate,
-    queries: BTreeMap<&'a str, Split>,
+    queries: BTreeMap<&'a str, Arc<Split>>,
     /// `None` without examples.
     knowledge: Option<Knowledge>,
     embedder: Option<&'a dyn Embedder>,
@@ -64,7 +65,8 @@ fn constraints(request: &AugmentRequest<'_>) -> Result<Constraints, AugmentError
 
 /// What examples are taken from.
 struct Knowledge {
-    train: Split,
+    /// The train split itself where that is augmented too: it is read and checked once.
+    train: Arc<Split>,
     constraints: Constraints,
     excluded: usize,
 }
@@ -83,13 +85,18 @@ impl<'a> Run<'a> {
         inputs: &'a Inputs<'a>,
         progress: &'a dyn Progress,
     ) -> Result<Self, AugmentError> {
+        let open = |files: &[PathBuf]| open_split(request, files).map(Arc::new);
         let splits = inputs.splits.iter();
-        let queries = splits.map(|(name, files)| Ok((*name, open_split(request, files)?)));
+        let queries = splits.map(|(name, files)| Ok((*name, open(files)?)));
         let queries = queries.collect::<Result<BTreeMap<_, _>, AugmentError>>()?;
-        let knowledge = match &inputs.train {
-            Some(files) => Some(Knowledge::new(files, request, &queries)?),
-            None => None,
+        let own = request.data.train_split.as_str();
+        let knowledge = match (&inputs.train, queries.get(own)) {
+            (None, _) => None,
+            (Some(_), Some(train)) => Some(Arc::clone(train)),
+            (Some(files), None) => Some(open(files)?),
         };
+        let knowledge = knowledge.map(|train| Knowledge::new(train, request, &queries));
+        let knowledge = knowledge.transpose()?;
         Ok(Self {
             request,
             template: PromptTemplate::new(request.task)?,
@@ -192,14 +199,14 @@ impl<'a> Run<'a> {
 
 impl Knowledge {
     fn new(
-        files: &[PathBuf],
+        train: Arc<Split>,
         request: &AugmentRequest<'_>,
-        queries: &BTreeMap<&str, Split>,
+        queries: &BTreeMap<&str, Arc<Split>>,
     ) -> Result<Self, AugmentError> {
         let mut constraints = constraints(request)?;
-        let train = open_split(request, files)?;
         let own = &request.data.train_split;
         let others = queries.iter().filter(|(name, _)| *name != own);
+        let others = others.map(|(name, split)| (*name, split.as_ref()));
         let eval_rows = EvalRows::read(request.task, others)?;
         let mut excluded = 0;
         for range in train.chunks(CHUNK) {

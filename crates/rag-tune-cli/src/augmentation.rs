@@ -48,13 +48,12 @@ impl Augmentation<'_> {
     pub fn training_rows(&self, hub: &Hub, out: &Output) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
         self.ensure(hub, out)?;
         let split = &self.config.data.train_split;
-        let epochs = if self.config.retrieval.draws_each_epoch() {
+        let mut epochs = 1;
+        if self.config.retrieval.draws_each_epoch() {
             let manifest = Manifest::load(self.folder)?.context("the manifest was just written")?;
-            self.epochs(manifest.splits[split].rows)
-        } else {
-            1
-        };
-        self.ensure_epochs(epochs, hub, out)?;
+            epochs = self.epochs(manifest.splits[split].rows);
+            self.ensure_epochs(epochs, hub, out)?;
+        }
         (0..epochs)
             .map(|epoch| Ok(read_augmented(&output_path(self.folder, split, epoch))?))
             .collect()

@@ -35,14 +35,14 @@ impl<'a> EvalRows<'a> {
     /// Reads the question and the answer of every row.
     pub(crate) fn read<'s>(
         task: &'a Task,
-        splits: impl Iterator<Item = (&'s &'s str, &'s Split)>,
+        splits: impl Iterator<Item = (&'s str, &'s Split)>,
     ) -> Result<Self, AugmentError> {
         let mut by_text = HashMap::new();
         for (name, split) in splits {
             for range in split.chunks(CHUNK) {
                 for row in split.rows(range)? {
                     by_text.entry(key(task, &row)).or_insert_with(|| EvalRow {
-                        split: (*name).to_owned(),
+                        split: name.to_owned(),
                         path: split.path().to_owned(),
                         row: row.index,
                     });
