@@ -1,6 +1,7 @@
 //! SHA-256 of files and texts, in hex: how a run recognises what it was made from.
 
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufReader, Read};
 use std::path::Path;
 
@@ -11,6 +12,13 @@ use crate::AugmentError;
 /// The digest of a text.
 pub(crate) fn sha256_of_text(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
+}
+
+/// A hash to compare texts by within one process: fast, and another in another build.
+pub(crate) fn hash_of_text(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The digest of the bytes of files that follow each other, in hex.

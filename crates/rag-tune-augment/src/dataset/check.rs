@@ -1,7 +1,6 @@
 //! Whether a row has what is read of it: found out without building the row, which costs several times as much.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -10,6 +9,7 @@ use serde_json::{Map, Value};
 use super::columns::{Demand, Need, Needs};
 use super::place::shortened;
 use super::{DataError, Place};
+use crate::fingerprint::hash_of_text;
 
 /// What is wrong with a row.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(super) enum Found {
 
 impl Found {
     pub(super) fn text(text: &str, is_id: bool) -> Self {
-        let hash = if is_id { hash_of(text) } else { 0 };
+        let hash = if is_id { hash_of_text(text) } else { 0 };
         let blank = text.trim_ascii_start().is_empty() || text.trim().is_empty();
         Self::Text { blank, hash }
     }
@@ -112,12 +112,6 @@ impl Found {
             Some(Value::Object(_)) => Self::Other("an object"),
         }
     }
-}
-
-fn hash_of(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl Need {

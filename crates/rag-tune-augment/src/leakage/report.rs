@@ -10,7 +10,7 @@ use super::near::NearIndex;
 use crate::atomic_file::write_json;
 use crate::augment::output_path;
 use crate::dataset::{BadRows, Reading, Split};
-use crate::fingerprint::sha256_of_text;
+use crate::fingerprint::hash_of_text;
 use crate::run::open_split;
 use crate::select::{Example, WordSets, jaccard};
 use crate::{AugmentError, AugmentRequest, Hub, Row, Selector};
@@ -266,8 +266,7 @@ fn beginning(text: &str) -> String {
 }
 
 fn hash(text: &str) -> u64 {
-    let digest = sha256_of_text(text.trim());
-    u64::from_le_bytes(digest[..8].try_into().expect("8 bytes of 32"))
+    hash_of_text(text.trim())
 }
 
 /// What is compared of a split.

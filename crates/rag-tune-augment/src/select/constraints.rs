@@ -1,7 +1,6 @@
 //! Which train rows may be examples of which query row.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -9,6 +8,7 @@ use serde_json::Value;
 use super::condition::{Condition, Fields};
 use super::word_sets::{WordSets, share_at_least};
 use super::{Queries, SelectError};
+use crate::fingerprint::hash_of_text;
 use crate::{RetrievalConfig, Row, Task};
 
 /// Answers, for a query row and a train row, whether one may be the other's example.
@@ -333,10 +333,7 @@ fn value_text<'a>(row: &'a Row, column: &str) -> Option<Cow<'a, str>> {
 }
 
 fn hash(text: Option<&str>) -> u64 {
-    let Some(text) = text else { return NOTHING };
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish().max(NOTHING + 1)
+    text.map_or(NOTHING, |text| hash_of_text(text).max(NOTHING + 1))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The sets of words of many texts, and how much of them two texts share.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use crate::fingerprint::hash_of_text;
 
 /// Sets of words, as hashes of 32 bits: 4 bytes a distinct word and 8 a text.
 ///
@@ -22,7 +22,8 @@ impl WordSets {
         let words = lower_case
             .split(|c: char| !c.is_alphanumeric())
             .filter(|word| !word.is_empty());
-        self.words.extend(words.map(hash));
+        self.words
+            .extend(words.map(|word| hash_of_text(word) as u32));
         self.words[start..].sort_unstable();
         // `dedup` would look at the earlier sets too.
         let mut kept = start;
@@ -84,12 +85,6 @@ fn common(a: &[u32], b: &[u32]) -> usize {
         in_b += usize::from(right <= left);
     }
     common
-}
-
-fn hash(word: &str) -> u32 {
-    let mut hasher = DefaultHasher::new();
-    word.hash(&mut hasher);
-    hasher.finish() as u32
 }
 
 #[cfg(test)]
