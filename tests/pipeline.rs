@@ -238,9 +238,21 @@ fn score_agrees_with_the_databases() {
         .map(String::as_str)
         .collect();
     assert_eq!(
-        keys,
-        ["task", "metric", "correct", "total", "accuracy", "ci95"]
+        keys[..8],
+        [
+            "task",
+            "metric",
+            "correct",
+            "total",
+            "accuracy",
+            "ci95",
+            "metrics",
+            "intervals"
+        ]
     );
+    for metric in ["execution", "execution_strict"] {
+        assert!(score["metrics"][metric].is_f64(), "{score}");
+    }
     assert_eq!(
         (&score["correct"], &score["total"]),
         (&Value::from(1), &Value::from(3))

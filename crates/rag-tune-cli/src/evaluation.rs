@@ -3,26 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentedRow, Example, Hub, Manifest, RetrievalRecord, read_augmented};
-use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge};
-use rag_tune_eval::{Arm, RowScore, RunInfo, ScoreReport, score};
+use rag_tune_augment::{AugmentedRow, Hub, Manifest, RetrievalRecord, read_augmented};
+use rag_tune_eval::{Answer, Arm, RowScore, RunInfo, ScoreReport, Scorer, save_answers};
 use rag_tune_model::generate::{GenerateOptions, generate};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::tokenizer::Tokenizer;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::augmentation::Augmentation;
 use crate::config::RunConfig;
 use crate::encoding::question;
-use crate::error::InputError;
-use crate::files::write_atomically;
 use crate::output::Output;
 use crate::run_folder::RunFolder;
+use crate::scoring::{databases, scorer};
 use crate::synthetic;
-
-/// A SQL answer is one line.
-const END_OF_ANSWER: &str = "\n";
 
 /// What is to be scored, and where the result goes.
 #[derive(Debug)]
@@ -47,22 +42,11 @@ pub struct TrainedAdapter {
 }
 
 /// The rows of an evaluation, checked before any weights are loaded.
-#[derive(Debug)]
 pub struct Questions {
     rows: Vec<AugmentedRow>,
-    cases: Vec<SqlCase>,
-    judge: SqlJudge,
-}
-
-/// A line of `predictions.jsonl`.
-#[derive(Debug, Serialize)]
-struct PredictionLine<'a> {
-    index: usize,
-    inference_prompt: &'a str,
-    prediction: &'a str,
-    gold: &'a str,
-    correct: bool,
-    examples: &'a [Example],
+    scorer: Box<dyn Scorer>,
+    /// The text at which an answer ends, if any.
+    stop: Option<String>,
 }
 
 impl Evaluation {
@@ -85,18 +69,13 @@ impl Evaluation {
             Some(adapter) => adapter.record.settings.task.clone(),
             None => self.config.task.load()?,
         };
-        if task.name != "sql" {
-            let message = format!("answers of the task `{}` cannot be scored yet", task.name);
-            let hint = "`sql` is the one task that is scored so far";
-            return Err(InputError::new(message, hint).into());
-        }
+        let databases = databases(&task, self.config.eval.databases.as_deref())?;
         let in_folder = |folder| Augmentation {
             config: &self.config,
             task: &task,
             splits: &splits,
             folder,
         };
-        let databases = Databases::locate(self.config.eval.databases.as_deref(), None)?;
         let augmentation = if in_folder(made).is_current(hub)? {
             in_folder(made)
         } else {
@@ -106,15 +85,13 @@ impl Evaluation {
         self.note_other_prompts(augmentation.folder, out)?;
         let mut rows = read_augmented(&augmentation.file(splits[0]))?;
         rows.truncate(self.config.eval.limit.unwrap_or(usize::MAX));
-        let cases = rows
-            .iter()
-            .map(sql_case)
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let judge = SqlJudge::new(databases, QueryLimits::default());
-        // Finds a missing database now and not after minutes of answering; the judge keeps the results.
-        let gold: Vec<String> = cases.iter().map(|case| case.gold.clone()).collect();
-        judge.judge(&cases, &gold, &|| ())?;
-        Ok(Questions { rows, cases, judge })
+        let scorer = scorer(&task, rows.iter().map(|row| &row.fields), databases)?;
+        scorer.prepare()?;
+        Ok(Questions {
+            rows,
+            scorer,
+            stop: Some(task.stop).filter(|stop| !stop.is_empty()),
+        })
     }
 
     /// Answers the questions, scores the answers, and writes both.
@@ -132,17 +109,14 @@ impl Evaluation {
         let predictions = self.answer(questions, model, adapter, tokenizer, out)?;
         let progress = out.progress();
         progress.start("scoring", predictions.len() as u64);
-        let scored = score(
-            &questions.judge,
-            &questions.cases,
-            &predictions,
-            Some(self.run_info()),
-            &|| progress.advance(1),
-        );
+        let scored = questions
+            .scorer
+            .score(&predictions, &|| progress.advance(1));
         progress.finish();
-        let (report, scores) = scored?;
-        let lines = prediction_lines(questions, &predictions, &scores)?;
-        write_atomically(&self.folder.join("predictions.jsonl"), &lines)?;
+        let scores = scored?;
+        let report = ScoreReport::new(&*questions.scorer, &scores, Some(self.run_info()));
+        let answers = answers(questions, predictions, scores);
+        save_answers(&self.folder.join("predictions.jsonl"), &answers)?;
         report.save(&self.folder.join("scores.json"))?;
         Ok(report)
     }
@@ -163,7 +137,7 @@ impl Evaluation {
         let options = GenerateOptions {
             max_new_tokens: self.config.eval.max_new_tokens,
             batch_size: self.config.eval.batch_size,
-            stop_text: Some(END_OF_ANSWER.to_owned()),
+            stop_text: questions.stop.clone(),
         };
         let progress = out.progress();
         progress.start(&format!("answering, {}", self.run), prompts.len() as u64);
@@ -181,7 +155,7 @@ impl Evaluation {
         let answers = answers.context("cannot generate the answers")?;
         Ok(answers
             .iter()
-            .map(|answer| first_line(answer).to_owned())
+            .map(|answer| before_stop(answer, questions.stop.as_deref()).to_owned())
             .collect())
     }
 
@@ -236,46 +210,39 @@ impl Evaluation {
             selector: config.retrieval.selector.name().to_owned(),
             data: config.data.source.clone(),
             split: config.eval.split.clone(),
+            seed: config.seed,
             synthetic: synthetic::is_synthetic(Path::new(&config.data.source)),
             rag_tune_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }
 
-fn sql_case(row: &AugmentedRow) -> anyhow::Result<SqlCase> {
-    let text = |field: &str| {
-        row.text(field)
-            .map(str::to_owned)
-            .with_context(|| format!("a row has no text `{field}`"))
-    };
-    Ok(SqlCase {
-        db_id: text("db_id")?,
-        gold: text("answer")?,
+/// An answer up to the text that ends it.
+fn before_stop<'a>(answer: &'a str, stop: Option<&str>) -> &'a str {
+    let end = stop.and_then(|stop| answer.find(stop));
+    answer[..end.unwrap_or(answer.len())].trim()
+}
+
+/// What is kept of each row.
+fn answers(questions: &Questions, predictions: Vec<String>, scores: Vec<RowScore>) -> Vec<Answer> {
+    let rows = questions.rows.iter().zip(predictions).zip(scores);
+    rows.map(|((row, prediction), score)| Answer {
+        gold: questions.scorer.gold(score.index).to_owned(),
+        prediction,
+        inference_prompt: Some(row.inference_prompt.clone()),
+        examples: row.examples.iter().map(|example| json!(example)).collect(),
+        score,
     })
+    .collect()
 }
 
-fn first_line(answer: &str) -> &str {
-    answer.lines().next().unwrap_or_default().trim()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn prediction_lines(
-    questions: &Questions,
-    predictions: &[String],
-    scores: &[RowScore],
-) -> anyhow::Result<String> {
-    let mut lines = String::new();
-    let cases = questions.cases.iter().zip(predictions).zip(scores);
-    for (row, ((case, prediction), score)) in questions.rows.iter().zip(cases) {
-        let line = PredictionLine {
-            index: score.index,
-            inference_prompt: &row.inference_prompt,
-            prediction,
-            gold: &case.gold,
-            correct: score.correct,
-            examples: &row.examples,
-        };
-        lines += &serde_json::to_string(&line)?;
-        lines.push('\n');
+    #[test]
+    fn an_answer_ends_at_its_stop() {
+        assert_eq!(before_stop(" SELECT 1\n###", Some("\n")), "SELECT 1");
+        assert_eq!(before_stop("1 + 1\n#### 2\n", None), "1 + 1\n#### 2");
     }
-    Ok(lines)
 }

@@ -16,6 +16,7 @@ mod leakage;
 mod output;
 mod run_folder;
 mod sample;
+mod scoring;
 mod synthetic;
 
 use std::io;

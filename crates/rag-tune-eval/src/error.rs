@@ -67,6 +67,16 @@ pub enum EvalError {
         /// The parser's reason.
         source: serde_json::Error,
     },
+    /// A line of a file of answers is not what this version writes.
+    #[error("`{}` line {line} is no scored answer", path.display())]
+    InvalidAnswer {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The parser's reason.
+        source: serde_json::Error,
+    },
     /// A line of a JSON-lines prediction file does not parse.
     #[error("`{}` line {line} is no JSON object", path.display())]
     PredictionJson {
@@ -136,7 +146,9 @@ impl EvalError {
                     .to_owned(),
             ),
             Self::NoRows => Some("check `eval.split` and `eval.limit`".to_owned()),
-            Self::InvalidScores { .. } => Some("score the run again".to_owned()),
+            Self::InvalidScores { .. } | Self::InvalidAnswer { .. } => Some(
+                "score the run again, with `rag-tune eval` or `rag-tune score --rows`".to_owned(),
+            ),
             Self::InvalidDatabaseId { .. } | Self::Read { .. } | Self::Write { .. } => None,
         }
     }

@@ -1,24 +1,30 @@
-//! Scorers and statistics: SQL execution accuracy with confidence intervals.
+//! Scorers and statistics: what answers do, and how sure one can be of a difference.
 //!
 //! - [`EvalConfig`]: the `[eval]` section
-//! - [`sql`]: running queries safely, and judging predictions by what they return
+//! - [`Scorer`]: what all scorers do; [`sql`], [`ExactScorer`]: the scorers
 //! - [`read_predictions`]: predictions from a file
-//! - [`score`], [`ScoreReport`]: totals, `scores.json`, and the rows behind them
-//! - [`statistics`]: intervals, and McNemar's exact test
+//! - [`ScoreReport`]: totals, `scores.json`; [`Answer`]: the rows behind them, `predictions.jsonl`
+//! - [`statistics`]: intervals, and tests of a difference
 
+mod answers;
 mod config;
 mod error;
+mod exact;
 mod predictions;
 mod rows;
+mod run_info;
 mod save;
 mod score;
+mod scorer;
 pub mod sql;
 pub mod statistics;
 
+pub use answers::{Answer, read_answers, save_answers};
 pub use config::EvalConfig;
 pub use error::EvalError;
+pub use exact::ExactScorer;
 pub use predictions::read_predictions;
-pub use rows::{RowScore, RowStatus};
-pub use score::{
-    AdapterKind, Arm, MetricScore, PromptKind, RunInfo, ScoreReport, SqlMetrics, save_rows, score,
-};
+pub use rows::{ResultTable, RowScore, RowStatus, Share};
+pub use run_info::{AdapterKind, Arm, PromptKind, RunInfo};
+pub use score::{ClassScore, ScoreReport};
+pub use scorer::Scorer;

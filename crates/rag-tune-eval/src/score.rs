@@ -1,21 +1,23 @@
 //! From rows to `scores.json`: totals with intervals, and which run they belong to.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::rows::{RowScore, RowStatus};
+use crate::rows::{RowScore, RowStatus, Share};
+use crate::run_info::RunInfo;
 use crate::save::save_atomically;
-use crate::sql::{SqlCase, SqlJudge};
-use crate::statistics::{Interval, accuracy_interval};
+use crate::scorer::Scorer;
+use crate::statistics::{Interval, accuracy_interval, ratio_interval};
 
-/// One metric over all rows.
+/// How many rows of a class are right.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct MetricScore {
-    /// Rows that are right.
+pub struct ClassScore {
+    /// Rows that are right by the main metric.
     pub correct: usize,
-    /// All rows.
+    /// All rows of the class.
     pub total: usize,
     /// `correct / total`.
     pub accuracy: f64,
@@ -23,111 +25,12 @@ pub struct MetricScore {
     pub ci95: Interval,
 }
 
-impl MetricScore {
-    fn new(correct: usize, total: usize) -> Self {
-        let accuracy = if total == 0 {
-            0.0
-        } else {
-            correct as f64 / total as f64
-        };
-        Self {
-            correct,
-            total,
-            accuracy,
-            ci95: accuracy_interval(correct, total),
-        }
-    }
-}
-
-/// The metrics of text-to-SQL.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct SqlMetrics {
-    /// Equal results, `DISTINCT` taken out of both queries: the field's default.
-    pub execution: MetricScore,
-    /// Equal results of the queries as they are.
-    pub execution_strict: MetricScore,
-}
-
-/// What an adapter was trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterKind {
-    /// No adapter: the untrained model.
-    None,
-    /// Prompts without examples.
-    ZeroShot,
-    /// Prompts with retrieved examples.
-    Rag,
-}
-
-/// What the model is asked with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PromptKind {
-    /// No examples.
-    ZeroShot,
-    /// Retrieved examples.
-    Rag,
-}
-
-/// A cell of the experiment: which adapter answers which prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Arm {
-    /// What the adapter was trained on.
-    pub adapter: AdapterKind,
-    /// What the model is asked with.
-    pub prompt: PromptKind,
-}
-
-impl Arm {
-    /// The arm of an adapter trained with `adapter` examples a prompt (none for the untrained
-    /// model) that is asked with `prompt` examples.
-    pub fn from_examples(adapter: Option<usize>, prompt: usize) -> Self {
-        let adapter = match adapter {
-            None => AdapterKind::None,
-            Some(0) => AdapterKind::ZeroShot,
-            Some(_) => AdapterKind::Rag,
-        };
-        let prompt = if prompt == 0 {
-            PromptKind::ZeroShot
-        } else {
-            PromptKind::Rag
-        };
-        Self { adapter, prompt }
-    }
-}
-
-/// Which run a score belongs to; what charts are labelled with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunInfo {
-    /// Name of the run.
-    pub name: String,
-    /// Its cell of the experiment.
-    pub arm: Arm,
-    /// The adapter's folder; none for the untrained model.
-    pub adapter: Option<PathBuf>,
-    /// The base model.
-    pub base: String,
-    /// Retrieved examples in each prompt.
-    pub examples: usize,
-    /// How they were selected.
-    pub selector: String,
-    /// The data set.
-    pub data: String,
-    /// Its split.
-    pub split: String,
-    /// Whether the data was made up for tests and demonstrations.
-    pub synthetic: bool,
-    /// Version that made the predictions.
-    pub rag_tune_version: String,
-}
-
-/// `scores.json`.
+/// `scores.json`, and what `rag-tune score --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScoreReport {
-    /// The task, `sql`.
+    /// The task, such as `sql`.
     pub task: String,
-    /// The metric that `correct`, `accuracy` and `ci95` are of.
+    /// The main metric: the one that `correct`, `accuracy` and `ci95` are of.
     pub metric: String,
     /// Rows that are right.
     pub correct: usize,
@@ -137,40 +40,69 @@ pub struct ScoreReport {
     pub accuracy: f64,
     /// 95 % interval of the accuracy.
     pub ci95: Interval,
-    /// All metrics.
-    pub metrics: SqlMetrics,
-    /// Rows whose gold query failed; they count as not correct.
+    /// All metrics by name, between 0 and 1; null where no row says anything about it.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// Their 95 % intervals.
+    pub intervals: BTreeMap<String, Interval>,
+    /// The main metric by class of row, such as the hardness of the query; empty if rows have no classes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub classes: BTreeMap<String, ClassScore>,
+    /// Rows whose gold answer is unusable; they count as not correct.
     pub gold_errors: usize,
-    /// Rows whose prediction failed.
+    /// Rows whose prediction is no answer.
     pub prediction_errors: usize,
     /// Rows whose prediction ran out of its budget.
     pub timeouts: usize,
+    /// What a reader of the figures must know.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
+    /// Whether the data was made up for tests and demonstrations.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub synthetic: bool,
     /// The run, if the predictions came from one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub run: Option<RunInfo>,
 }
 
 impl ScoreReport {
-    /// Totals of text-to-SQL rows.
-    pub fn of_sql(rows: &[RowScore], run: Option<RunInfo>) -> Self {
-        let count = |test: &dyn Fn(&RowScore) -> bool| rows.iter().filter(|row| test(row)).count();
-        let with_status = |status| count(&|row| row.status == status);
-        let execution = MetricScore::new(count(&|row| row.correct), rows.len());
-        let execution_strict = MetricScore::new(count(&|row| row.correct_strict), rows.len());
+    /// Adds up the rows that `scorer` scored.
+    ///
+    /// # Panics
+    /// If a row lacks a metric of the scorer.
+    pub fn new(scorer: &dyn Scorer, rows: &[RowScore], run: Option<RunInfo>) -> Self {
+        let main = totals(rows.iter());
+        let with_status = |status| rows.iter().filter(|row| row.status == status).count();
+        let mut metrics = BTreeMap::new();
+        let mut intervals = BTreeMap::new();
+        for &name in scorer.metrics() {
+            let shares: Vec<Share> = rows.iter().map(|row| row.metrics[name]).collect();
+            metrics.insert(name.to_owned(), ratio(&shares));
+            intervals.insert(name.to_owned(), ratio_interval(&shares));
+        }
+        let mut by_class: BTreeMap<&String, Vec<&RowScore>> = BTreeMap::new();
+        for row in rows {
+            if let Some(class) = &row.class {
+                by_class.entry(class).or_default().push(row);
+            }
+        }
         Self {
-            task: "sql".to_owned(),
-            metric: "execution".to_owned(),
-            correct: execution.correct,
-            total: execution.total,
-            accuracy: execution.accuracy,
-            ci95: execution.ci95,
-            metrics: SqlMetrics {
-                execution,
-                execution_strict,
-            },
+            task: scorer.task().to_owned(),
+            metric: scorer.metrics()[0].to_owned(),
+            correct: main.correct,
+            total: main.total,
+            accuracy: main.accuracy,
+            ci95: main.ci95,
+            metrics,
+            intervals,
+            classes: by_class
+                .into_iter()
+                .map(|(class, rows)| (class.clone(), totals(rows.into_iter())))
+                .collect(),
             gold_errors: with_status(RowStatus::GoldError),
             prediction_errors: with_status(RowStatus::PredictionError),
             timeouts: with_status(RowStatus::Timeout),
+            notes: scorer.notes(),
+            synthetic: run.as_ref().is_some_and(|run| run.synthetic),
             run,
         }
     }
@@ -202,59 +134,53 @@ impl ScoreReport {
     }
 }
 
-/// Judges text-to-SQL predictions and adds them up. `on_row` is called as rows are done.
-///
-/// # Errors
-/// See [`SqlJudge::judge`].
-pub fn score(
-    judge: &SqlJudge,
-    cases: &[SqlCase],
-    predictions: &[String],
-    run: Option<RunInfo>,
-    on_row: &(dyn Fn() + Sync),
-) -> Result<(ScoreReport, Vec<RowScore>), EvalError> {
-    let rows = judge.judge(cases, predictions, on_row)?;
-    Ok((ScoreReport::of_sql(&rows, run), rows))
+fn totals<'a>(rows: impl Iterator<Item = &'a RowScore>) -> ClassScore {
+    let (mut correct, mut total) = (0, 0);
+    for row in rows {
+        correct += usize::from(row.correct);
+        total += 1;
+    }
+    ClassScore {
+        correct,
+        total,
+        accuracy: correct as f64 / total.max(1) as f64,
+        ci95: accuracy_interval(correct, total),
+    }
 }
 
-/// Writes one JSON line a row, the whole file or nothing.
-///
-/// # Errors
-/// [`EvalError::Write`].
-pub fn save_rows(path: &Path, rows: &[RowScore]) -> Result<(), EvalError> {
-    save_atomically(path, |file| {
-        for row in rows {
-            serde_json::to_writer(&mut *file, row)?;
-            writeln!(file)?;
-        }
-        Ok(())
-    })
+/// The metric over rows with these shares.
+fn ratio(shares: &[Share]) -> Option<f64> {
+    let part: f64 = shares.iter().map(|share| share.part).sum();
+    let whole: f64 = shares.iter().map(|share| share.whole).sum();
+    (whole > 0.0).then(|| part / whole)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(index: usize, status: RowStatus, correct_strict: bool) -> RowScore {
-        let correct = status == RowStatus::Correct;
-        RowScore {
-            index,
-            correct,
-            correct_strict,
-            status,
-            detail: None,
-        }
-    }
+    use crate::exact::ExactScorer;
+    use crate::run_info::Arm;
 
     fn report() -> ScoreReport {
-        let rows = [
-            row(0, RowStatus::Correct, true),
-            row(1, RowStatus::Correct, false),
-            row(2, RowStatus::Wrong, false),
-            row(3, RowStatus::Timeout, false),
-            row(4, RowStatus::PredictionError, false),
-            row(5, RowStatus::GoldError, false),
+        let statuses = [
+            RowStatus::Correct,
+            RowStatus::Correct,
+            RowStatus::Wrong,
+            RowStatus::Timeout,
+            RowStatus::PredictionError,
+            RowStatus::GoldError,
         ];
+        let mut rows: Vec<RowScore> = statuses
+            .into_iter()
+            .enumerate()
+            .map(|(index, status)| {
+                RowScore::new(index, status, None)
+                    .with("exact", Share::of(status == RowStatus::Correct))
+            })
+            .collect();
+        for row in &mut rows[..4] {
+            row.class = Some("easy".to_owned());
+        }
         let run = RunInfo {
             name: "sql_rag1".to_owned(),
             arm: Arm::from_examples(Some(1), 0),
@@ -264,25 +190,26 @@ mod tests {
             selector: "semantic".to_owned(),
             data: "synthetic".to_owned(),
             split: "validation".to_owned(),
+            seed: 42,
             synthetic: true,
             rag_tune_version: "0.1.0".to_owned(),
         };
-        ScoreReport::of_sql(&rows, Some(run))
+        let scorer = ExactScorer::new("sql".to_owned(), vec![String::new(); 6]);
+        ScoreReport::new(&scorer, &rows, Some(run))
     }
 
     #[test]
     fn scores_json_is_pinned() {
         let mut report = report();
-        for interval in [
-            &mut report.ci95,
-            &mut report.metrics.execution.ci95,
-            &mut report.metrics.execution_strict.ci95,
-        ] {
-            *interval = Interval { lo: 0.1, hi: 0.5 };
-        }
+        let interval = Interval { lo: 0.1, hi: 0.5 };
+        report.ci95 = interval;
+        report.intervals.values_mut().for_each(|i| *i = interval);
+        report
+            .classes
+            .values_mut()
+            .for_each(|class| class.ci95 = interval);
         report.accuracy = 0.33; // floats in full would pin their last digit
-        report.metrics.execution.accuracy = 0.33;
-        report.metrics.execution_strict.accuracy = 0.17;
+        report.metrics.insert("exact".to_owned(), Some(0.33));
         insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
     }
 
@@ -298,15 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_json_lines() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        let mut failed = row(1, RowStatus::Timeout, false);
-        failed.detail = Some("too long".to_owned());
-        save_rows(&path, &[row(0, RowStatus::Correct, true), failed]).unwrap();
-        insta::assert_snapshot!(std::fs::read_to_string(&path).unwrap(), @r#"
-        {"index":0,"correct":true,"correct_strict":true,"status":"correct"}
-        {"index":1,"correct":false,"correct_strict":false,"status":"timeout","detail":"too long"}
-        "#);
+    fn a_metric_is_the_ratio_of_sums_and_unknown_without_anything_to_count() {
+        assert_eq!(ratio(&[Share::count(1, 2), Share::count(2, 4)]), Some(0.5));
+        assert_eq!(ratio(&[Share::count(0, 0)]), None);
     }
 }

@@ -5,13 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rag_tune_eval::score;
-use rag_tune_eval::sql::{DATABASES_VARIABLE, Databases, QueryLimits, SqlCase, SqlJudge};
+use rag_tune_eval::sql::{
+    DATABASES_VARIABLE, Databases, QueryLimits, SqlCase, SqlJudge, SqlScorer,
+};
+use rag_tune_eval::{ScoreReport, Scorer};
 
 const ROWS: &str = "datasets/samlhuillier/sql-create-context-spider-intersect/validation.jsonl";
 
-/// The validation rows and a judge, or nothing where they are not at hand.
-fn spider() -> Option<(Vec<SqlCase>, SqlJudge)> {
+/// A scorer of the validation rows, or nothing where they are not at hand.
+fn spider() -> Option<SqlScorer> {
     let folder = |variable| std::env::var_os(variable).map(PathBuf::from);
     let rows = folder("RAG_TUNE_MIRROR").map(|mirror| mirror.join(ROWS));
     let databases = folder(DATABASES_VARIABLE);
@@ -20,10 +22,8 @@ fn spider() -> Option<(Vec<SqlCase>, SqlJudge)> {
         return None;
     };
     let databases = Databases::open(&databases).unwrap();
-    Some((
-        read_cases(&rows),
-        SqlJudge::new(databases, QueryLimits::default()),
-    ))
+    let judge = SqlJudge::new(databases, QueryLimits::default());
+    Some(SqlScorer::new(judge, read_cases(&rows)))
 }
 
 fn read_cases(path: &Path) -> Vec<SqlCase> {
@@ -42,16 +42,25 @@ fn read_cases(path: &Path) -> Vec<SqlCase> {
         .collect()
 }
 
+fn gold(scorer: &SqlScorer) -> Vec<String> {
+    (0..scorer.rows())
+        .map(|row| scorer.gold(row).to_owned())
+        .collect()
+}
+
+fn report(scorer: &SqlScorer, predictions: &[String]) -> ScoreReport {
+    ScoreReport::new(scorer, &scorer.score(predictions, &|| ()).unwrap(), None)
+}
+
 #[test]
 fn every_gold_query_equals_itself() {
-    let Some((cases, judge)) = spider() else {
+    let Some(scorer) = spider() else {
         return;
     };
-    let gold: Vec<String> = cases.iter().map(|case| case.gold.clone()).collect();
     let start = Instant::now();
-    let (report, _) = score(&judge, &cases, &gold, None, &|| ()).unwrap();
+    let report = report(&scorer, &gold(&scorer));
     assert_eq!((report.correct, report.total), (568, 568));
-    assert_eq!(report.metrics.execution_strict.correct, 568);
+    assert_eq!(report.metrics["execution_strict"], Some(1.0));
     assert_eq!(
         (
             report.gold_errors,
@@ -66,19 +75,14 @@ fn every_gold_query_equals_itself() {
 /// The next row's query is seldom right, which shows that the judge does not approve everything.
 #[test]
 fn another_rows_query_is_mostly_wrong() {
-    let Some((cases, judge)) = spider() else {
+    let Some(scorer) = spider() else {
         return;
     };
-    let others: Vec<String> = cases
-        .iter()
-        .cycle()
-        .skip(1)
-        .take(cases.len())
-        .map(|case| case.gold.clone())
-        .collect();
-    let (report, _) = score(&judge, &cases, &others, None, &|| ()).unwrap();
+    let mut others = gold(&scorer);
+    others.rotate_left(1);
+    let report = report(&scorer, &others);
     // 40 of 568: some neighbours ask the same in other words. An independent judge in Python
     // (sqlite3, all column permutations) counts the same.
     assert_eq!(report.correct, 40);
-    assert_eq!(report.metrics.execution_strict.correct, 39);
+    assert_eq!(report.metrics["execution_strict"], Some(39.0 / 568.0));
 }

@@ -9,7 +9,9 @@
 mod accuracy_chart;
 mod arms;
 mod axes;
+mod bar_chart;
 mod canvas;
+mod comparison;
 mod error;
 mod heading;
 mod loss_chart;
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use accuracy_chart::AccuracyChart;
 use arms::Arms;
+pub use bar_chart::{Bar, BarChart};
+pub use comparison::{ComparedAnswer, ComparedRow, ComparedRun, Comparison, MetricValue, PairTest};
 pub use error::ReportError;
 use loss_chart::LossChart;
 

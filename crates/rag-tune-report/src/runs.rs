@@ -54,15 +54,10 @@ pub(crate) struct Scores {
     pub(crate) accuracy: f64,
     /// 95 % interval of the accuracy, lower and upper end.
     pub(crate) ci95: [f64; 2],
+    /// By name; null where no row says anything about it.
     #[serde(default)]
-    pub(crate) metrics: BTreeMap<String, Metric>,
+    pub(crate) metrics: BTreeMap<String, Option<f64>>,
     pub(crate) run: RunInfo,
-}
-
-/// One metric in `scores.json`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(crate) struct Metric {
-    pub(crate) accuracy: f64,
 }
 
 /// A scored evaluation.

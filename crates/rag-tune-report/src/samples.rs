@@ -39,7 +39,7 @@ impl Sample {
         let scores = serde_json::json!({
             "task": "sql", "metric": self.metric, "correct": self.correct, "total": 568,
             "accuracy": accuracy, "ci95": [accuracy - half, accuracy + half],
-            "metrics": {"execution_strict": {"accuracy": accuracy - 0.01}},
+            "metrics": {"execution": accuracy, "execution_strict": accuracy - 0.01},
             "run": {
                 "name": self.name, "arm": {"adapter": self.adapter, "prompt": prompt},
                 "adapter": adapter, "base": "HuggingFaceTB/SmolLM2-135M-Instruct",

@@ -22,13 +22,14 @@ pub(crate) fn accuracy_table(runs: &[Run]) -> String {
             };
             let scores = &evaluation.scores;
             let strict = scores.metrics.get(&format!("{}_strict", scores.metric));
+            let strict = strict.copied().flatten();
             rows.push([
                 prompt_label(examples),
                 series.label.clone(),
                 format!("{} of {}", scores.correct, scores.total),
                 percent(scores.accuracy),
                 format!("{} to {}", percent(scores.ci95[0]), percent(scores.ci95[1])),
-                strict.map_or_else(|| "-".to_owned(), |metric| percent(metric.accuracy)),
+                strict.map_or_else(|| "-".to_owned(), percent),
             ]);
         }
     }

@@ -47,8 +47,26 @@ pub struct Task {
     /// What the selector `skeleton` keeps of an answer: `text`, `sql`, `arithmetic` or `function`.
     #[serde(default)]
     pub skeleton: SkeletonKind,
+    /// How a predicted answer is scored: `exact`, `sql`, `gsm8k` or `functional`.
+    #[serde(default)]
+    pub scoring: Scoring,
     /// The parts of the prompt.
     pub templates: Templates,
+}
+
+/// How a predicted answer is compared with the gold one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scoring {
+    /// The same text, less the white space around it.
+    #[default]
+    Exact,
+    /// A query: what it returns from the database that the row's `db_id` names.
+    Sql,
+    /// Worked steps: the number behind `####`.
+    Gsm8k,
+    /// A function with attributes: the same function with the same attributes, in any order.
+    Functional,
 }
 
 /// Where the instruction stands.
@@ -136,7 +154,7 @@ impl Task {
     pub const BUILT_IN: [&str; 3] = ["sql", "gsm8k", "functional"];
 
     /// The keys of a task file.
-    const KEYS: [&str; 10] = [
+    const KEYS: [&str; 11] = [
         "name",
         "query_column",
         "answer_column",
@@ -146,6 +164,7 @@ impl Task {
         "masking",
         "schema_column",
         "skeleton",
+        "scoring",
         "templates",
     ];
 

@@ -9,7 +9,7 @@ use rag_tune_eval::ScoreReport;
 use rag_tune_model::config::ModelConfig;
 use rag_tune_model::llama::Llama;
 
-use super::score::percent;
+use super::score::{further_metrics, percent, remarks};
 use super::{HubArgs, Overrides};
 use crate::base_model::{FoundModel, load_adapter};
 use crate::config::{Override, RunConfig};
@@ -198,14 +198,13 @@ fn summary(reports: &[(&Subject, ScoreReport)]) -> String {
     let rows: Vec<Vec<String>> = reports
         .iter()
         .map(|(subject, report)| {
-            let strict = &report.metrics.execution_strict;
             vec![
                 subject.evaluation.run.clone(),
                 subject.evaluation.name(),
                 format!("{}/{}", report.correct, report.total),
                 percent(report.accuracy),
                 format!("{} to {}", percent(report.ci95.lo), percent(report.ci95.hi)),
-                percent(strict.accuracy),
+                further_metrics(report),
             ]
         })
         .collect();
@@ -216,15 +215,10 @@ fn summary(reports: &[(&Subject, ScoreReport)]) -> String {
             "correct",
             "accuracy",
             "95 % interval",
-            "strict",
+            "other metrics",
         ],
         &rows,
     );
-    if reports
-        .iter()
-        .any(|(_, report)| report.run.as_ref().is_some_and(|run| run.synthetic))
-    {
-        text += "the data is synthetic\n";
-    }
+    text += &remarks(reports.iter().map(|(_, report)| report));
     text
 }

@@ -4,27 +4,26 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use rag_tune_augment::read_jsonl;
-use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge};
-use rag_tune_eval::{ScoreReport, read_predictions, save_rows};
-use serde_json::json;
+use rag_tune_augment::{TaskName, read_jsonl};
+use rag_tune_eval::{Answer, RowScore, ScoreReport, Scorer, read_predictions, save_answers};
 
 use crate::output::{Output, table};
+use crate::scoring::{columns, databases, scorer};
 use crate::synthetic;
 
-/// Score predictions from any program against the databases
+/// Score predictions from any program
 ///
-/// A prediction is right when its query returns what the gold query returns: the same rows, in any order unless the
+/// sql: a prediction is right when its query returns what the gold query returns: the same rows, in any order unless the
 /// gold query sorts, columns in any order. `execution` leaves DISTINCT out of both queries, `execution_strict` does not.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune score --task sql --data data.jsonl --predictions answers.txt --databases spider"
 )]
 pub struct ScoreArgs {
-    /// What was predicted
-    #[arg(long, value_parser = ["sql"])]
+    /// What was predicted: sql, gsm8k, functional, or the path of a task file
+    #[arg(long)]
     task: String,
-    /// JSON lines with the gold `answer` and the `db_id` of each row
+    /// JSON lines with the gold answer of each row; for sql also its `db_id`
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// JSON lines with a `prediction`, or plain text with one prediction a line, in the order of the data
@@ -36,88 +35,121 @@ pub struct ScoreArgs {
     /// Print the score as one JSON object
     #[arg(long)]
     json: bool,
-    /// Also write one JSON line a row: its index, whether it is correct, and why not
+    /// Also write one JSON line a row: prediction, gold, whether it is correct, and why not
     #[arg(long, value_name = "FILE")]
     rows: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn score(args: &ScoreArgs, out: &mut Output) -> anyhow::Result<()> {
-    let rows = read_jsonl(&args.data, &["answer", "db_id"]).context("cannot read the data")?;
-    let cases: Vec<SqlCase> = rows
-        .iter()
-        .map(|row| SqlCase {
-            db_id: row.text("db_id").into_owned(),
-            gold: row.text("answer").into_owned(),
-        })
-        .collect();
+    let task = TaskName::new(&args.task).load()?;
+    let needed = [&[task.answer_column.as_str()], columns(&task)].concat();
+    let rows = read_jsonl(&args.data, &needed).context("cannot read the data")?;
     let predictions =
         read_predictions(&args.predictions, rows.len()).context("cannot read the predictions")?;
-    let databases = Databases::locate(args.databases.as_deref(), None)?;
-    let judge = SqlJudge::new(databases, QueryLimits::default());
+    let databases = databases(&task, args.databases.as_deref())?;
+    let scorer = scorer(&task, rows.iter().map(|row| &row.fields), databases)?;
     let progress = out.progress();
     progress.start("scoring", rows.len() as u64);
-    let scored = rag_tune_eval::score(&judge, &cases, &predictions, None, &|| progress.advance(1));
+    let scored = scorer.score(&predictions, &|| progress.advance(1));
     progress.finish();
-    let (report, scores) = scored.context("cannot score the predictions")?;
+    let scores = scored.context("cannot score the predictions")?;
+    let mut report = ScoreReport::new(&*scorer, &scores, None);
+    report.synthetic = args.data.parent().is_some_and(synthetic::is_synthetic);
     if let Some(file) = &args.rows {
-        save_rows(file, &scores)?;
+        save_answers(file, &answers(&*scorer, predictions, scores))?;
     }
-    let synthetic = args.data.parent().is_some_and(synthetic::is_synthetic);
     let text = if args.json {
-        as_json(&report, synthetic)
+        serde_json::to_string(&report)? + "\n"
     } else {
-        as_table(&report, synthetic)
+        as_table(&report)
     };
     out.data(&text)?;
     Ok(())
 }
 
-fn as_json(report: &ScoreReport, synthetic: bool) -> String {
-    let mut score = json!({
-        "task": report.task,
-        "metric": report.metric,
-        "correct": report.correct,
-        "total": report.total,
-        "accuracy": report.accuracy,
-        "ci95": report.ci95,
-    });
-    if synthetic {
-        score["synthetic"] = json!(true);
-    }
-    format!("{score}\n")
+fn answers(scorer: &dyn Scorer, predictions: Vec<String>, scores: Vec<RowScore>) -> Vec<Answer> {
+    let rows = predictions.into_iter().zip(scores);
+    rows.map(|(prediction, score)| Answer {
+        gold: scorer.gold(score.index).to_owned(),
+        prediction,
+        score,
+        inference_prompt: None,
+        examples: Vec::new(),
+    })
+    .collect()
 }
 
-fn as_table(report: &ScoreReport, synthetic: bool) -> String {
-    let metrics = [
-        ("execution", &report.metrics.execution),
-        ("execution_strict", &report.metrics.execution_strict),
-    ];
-    let rows: Vec<Vec<String>> = metrics
-        .iter()
-        .map(|(name, score)| {
+fn as_table(report: &ScoreReport) -> String {
+    let main = [&report.metric];
+    let others = report.metrics.keys().filter(|name| **name != report.metric);
+    let rows: Vec<Vec<String>> = main
+        .into_iter()
+        .chain(others)
+        .map(|name| {
+            let interval = &report.intervals[name];
             vec![
-                (*name).to_owned(),
-                format!("{}/{}", score.correct, score.total),
-                percent(score.accuracy),
-                format!("{} to {}", percent(score.ci95.lo), percent(score.ci95.hi)),
+                name.clone(),
+                report.metrics[name].map_or_else(|| "-".to_owned(), percent),
+                format!("{} to {}", percent(interval.lo), percent(interval.hi)),
             ]
         })
         .collect();
-    let mut text = table(&["metric", "correct", "accuracy", "95 % interval"], &rows);
+    let mut text = format!("{} of {} rows are right\n", report.correct, report.total);
+    text += &table(&["metric", "value", "95 % interval"], &rows);
+    if !report.classes.is_empty() {
+        let classes: Vec<Vec<String>> = report
+            .classes
+            .iter()
+            .map(|(name, class)| {
+                let (lo, hi) = (percent(class.ci95.lo), percent(class.ci95.hi));
+                let counts = format!("{}/{}", class.correct, class.total);
+                vec![
+                    name.clone(),
+                    counts,
+                    percent(class.accuracy),
+                    format!("{lo} to {hi}"),
+                ]
+            })
+            .collect();
+        text += &table(&["class", "correct", "accuracy", "95 % interval"], &classes);
+    }
     for (count, what) in [
-        (report.prediction_errors, "predictions that do not run"),
+        (report.prediction_errors, "predictions that are no answer"),
         (report.timeouts, "predictions that ran out of time"),
-        (report.gold_errors, "gold queries that do not run"),
+        (report.gold_errors, "gold answers that are unusable"),
     ] {
         if count > 0 {
             text += &format!("{what}: {count}\n");
         }
     }
-    if synthetic {
-        text += "the data is synthetic\n";
+    text + &remarks([report].into_iter())
+}
+
+/// The metrics beside the main one, in a line.
+pub fn further_metrics(report: &ScoreReport) -> String {
+    let others = report
+        .metrics
+        .iter()
+        .filter(|(name, _)| **name != report.metric);
+    let values: Vec<String> = others
+        .map(|(name, value)| format!("{name} {}", value.map_or_else(|| "-".to_owned(), percent)))
+        .collect();
+    values.join(", ")
+}
+
+/// What a reader of these figures must know, each once, a line each.
+pub fn remarks<'a>(reports: impl Iterator<Item = &'a ScoreReport>) -> String {
+    let mut remarks: Vec<String> = Vec::new();
+    for report in reports {
+        let synthetic = report.synthetic.then(|| "the data is synthetic".to_owned());
+        for remark in report.notes.iter().cloned().chain(synthetic) {
+            if !remarks.contains(&remark) {
+                remarks.push(remark);
+            }
+        }
     }
-    text
+    remarks.iter().map(|remark| format!("{remark}\n")).collect()
 }
 
 /// A share as people read it.

@@ -13,7 +13,8 @@ use super::execute::{QueryError, QueryLimits, execute};
 use super::table::Table;
 use super::tokens::{first_statement, sorts_its_rows, without_distinct};
 use crate::error::EvalError;
-use crate::rows::{RowScore, RowStatus};
+use crate::rows::{RowScore, RowStatus, Share};
+use crate::scorer::check_counts;
 
 /// What a prediction is judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +61,7 @@ impl SqlJudge {
         predictions: &[String],
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<RowScore>, EvalError> {
-        if cases.len() != predictions.len() {
-            let (predictions, rows) = (predictions.len(), cases.len());
-            return Err(EvalError::PredictionCount { predictions, rows });
-        }
-        if cases.is_empty() {
-            return Err(EvalError::NoRows);
-        }
+        check_counts(cases.len(), predictions.len())?;
         let files = self
             .databases
             .files(cases.iter().map(|case| case.db_id.as_str()))?;
@@ -125,13 +120,12 @@ impl SqlJudge {
         } else {
             lenient.status
         };
-        RowScore {
-            index,
-            correct: lenient.status == RowStatus::Correct,
-            correct_strict: strict_status == RowStatus::Correct,
-            status: lenient.status,
-            detail: lenient.detail,
-        }
+        RowScore::new(index, lenient.status, lenient.detail)
+            .with("execution", Share::of(lenient.status == RowStatus::Correct))
+            .with(
+                "execution_strict",
+                Share::of(strict_status == RowStatus::Correct),
+            )
     }
 
     fn gold_result(&self, connection: &Connection, db_id: &str, gold: &str) -> Arc<QueryResult> {
@@ -216,6 +210,10 @@ mod tests {
         scores.into_iter().next().unwrap()
     }
 
+    fn is_strict(score: &RowScore) -> bool {
+        score.metrics["execution_strict"] == Share::of(true)
+    }
+
     #[test]
     fn what_counts_is_the_result() {
         let gold = "SELECT name, legs FROM animal WHERE id > 1";
@@ -244,9 +242,9 @@ mod tests {
             "SELECT DISTINCT legs FROM animal",
             "SELECT legs FROM animal",
         );
-        assert!(score.correct && !score.correct_strict);
+        assert!(score.correct && !is_strict(&score));
         let score = judge("SELECT legs FROM animal", "SELECT legs FROM animal");
-        assert!(score.correct && score.correct_strict);
+        assert!(score.correct && is_strict(&score));
     }
 
     #[test]
@@ -267,7 +265,7 @@ mod tests {
         ] {
             let score = judge(gold, prediction);
             assert_eq!(score.status, status, "{gold} / {prediction}");
-            assert!(!score.correct && !score.correct_strict && score.detail.is_some());
+            assert!(!score.correct && !is_strict(&score) && score.detail.is_some());
         }
     }
 
