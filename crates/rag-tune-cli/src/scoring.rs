@@ -30,7 +30,7 @@ pub fn databases(task: &Task, folder: Option<&Path>) -> Result<Option<Databases>
 /// The scorer of `rows`, each given by its fields, with what [`databases`] found.
 ///
 /// # Errors
-/// When a row lacks a column.
+/// When a row lacks a column, or its database is missing.
 pub fn scorer<'a>(
     task: &Task,
     rows: impl Iterator<Item = &'a Map<String, Value>>,
@@ -45,15 +45,17 @@ pub fn scorer<'a>(
     let gold = |row: &Map<String, Value>| text(row, &task.answer_column);
     Ok(match task.scoring {
         Scoring::Sql => {
-            let cases = rows.map(|row| {
+            let databases = databases.ok_or(EvalError::DatabasesNotSet)?;
+            let cases = rows.enumerate().map(|(i, row)| {
+                let db_id = text(row, "db_id")?;
                 Ok(SqlCase {
-                    db_id: text(row, "db_id")?,
                     gold: gold(row)?,
+                    databases: databases.files(i, &db_id)?,
+                    db_id,
                 })
             });
             let cases = cases.collect::<anyhow::Result<_>>()?;
-            let databases = databases.ok_or(EvalError::DatabasesNotSet)?;
-            let judge = SqlJudge::new(databases, QueryLimits::default());
+            let judge = SqlJudge::new(QueryLimits::default());
             Box::new(SqlScorer::new(judge, cases))
         }
         // The scorers of these two are on their way.

@@ -22,15 +22,16 @@ fn spider() -> Option<SqlScorer> {
         return None;
     };
     let databases = Databases::open(&databases).unwrap();
-    let judge = SqlJudge::new(databases, QueryLimits::default());
-    Some(SqlScorer::new(judge, read_cases(&rows)))
+    let judge = SqlJudge::new(QueryLimits::default());
+    Some(SqlScorer::new(judge, read_cases(&rows, &databases)))
 }
 
-fn read_cases(path: &Path) -> Vec<SqlCase> {
-    let case = |line: &str| {
+fn read_cases(path: &Path, databases: &Databases) -> Vec<SqlCase> {
+    let case = |(i, line): (usize, &str)| {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         let text = |field: &str| row[field].as_str().unwrap().to_owned();
         SqlCase {
+            databases: databases.files(i, &text("db_id")).unwrap(),
             db_id: text("db_id"),
             gold: text("answer"),
         }
@@ -38,6 +39,7 @@ fn read_cases(path: &Path) -> Vec<SqlCase> {
     std::fs::read_to_string(path)
         .unwrap()
         .lines()
+        .enumerate()
         .map(case)
         .collect()
 }

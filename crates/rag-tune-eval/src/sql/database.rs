@@ -4,7 +4,6 @@
 //! authorizer lets nothing but `SELECT` through, and SQLite's own limits bound what a query may
 //! allocate. The budget of steps and time is in [`super::execute`].
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +35,7 @@ const SQLITE_LIMITS: [(Limit, i32); 7] = [
 /// Sorting happens in memory (`temp_store`), so that no query can fill the disk instead.
 const HEAP_LIMIT_BYTES: i64 = 2 << 30;
 
-/// A folder of databases, `<db_id>/<db_id>.sqlite`.
+/// A folder of databases, `<db_id>/<db_id>.sqlite`, and more beside it where a test suite has several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Databases {
     folder: PathBuf,
@@ -72,37 +71,47 @@ impl Databases {
         Self::open(folder.ok_or(EvalError::DatabasesNotSet)?)
     }
 
-    /// The file of each database that `db_ids`, the names by row, need.
+    /// The files that queries of `db_id`, the name in row `row`, are judged on: every `*.sqlite` of its folder by
+    /// name. A test suite has several of a database, which differ in their rows; `<db_id>.sqlite` is among them.
     ///
     /// # Errors
-    /// [`EvalError::MissingDatabase`] for the first one that is not there.
-    pub(super) fn files<'a>(
-        &self,
-        db_ids: impl IntoIterator<Item = &'a str>,
-    ) -> Result<BTreeMap<&'a str, PathBuf>, EvalError> {
-        let mut files = BTreeMap::new();
-        for (row, db_id) in db_ids.into_iter().enumerate() {
-            if files.contains_key(db_id) {
-                continue;
-            }
-            if db_id.is_empty() || db_id.starts_with('.') || db_id.contains(['/', '\\', '\0']) {
-                return Err(EvalError::InvalidDatabaseId {
-                    row,
-                    db_id: db_id.to_owned(),
-                });
-            }
-            let path = self.folder.join(db_id).join(format!("{db_id}.sqlite"));
-            if !path.is_file() {
-                return Err(EvalError::MissingDatabase {
-                    row,
-                    db_id: db_id.to_owned(),
-                    path,
-                });
-            }
-            files.insert(db_id, path);
+    /// [`EvalError::InvalidDatabaseId`] if it is no name, [`EvalError::MissingDatabase`] if it is not there,
+    /// [`EvalError::Read`] if its folder cannot be read.
+    pub fn files(&self, row: usize, db_id: &str) -> Result<Vec<PathBuf>, EvalError> {
+        if db_id.is_empty() || db_id.starts_with('.') || db_id.contains(['/', '\\', '\0']) {
+            return Err(EvalError::InvalidDatabaseId {
+                row,
+                db_id: db_id.to_owned(),
+            });
         }
+        let folder = self.folder.join(db_id);
+        let path = folder.join(format!("{db_id}.sqlite"));
+        if !path.is_file() {
+            return Err(EvalError::MissingDatabase {
+                row,
+                db_id: db_id.to_owned(),
+                path,
+            });
+        }
+        let mut files = databases_in(&folder).map_err(|source| EvalError::Read {
+            path: folder.clone(),
+            source,
+        })?;
+        files.sort();
         Ok(files)
     }
+}
+
+/// The `*.sqlite` files of `folder`.
+fn databases_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "sqlite") && path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// Opens `path` for queries that nobody has read beforehand.
@@ -176,7 +185,7 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let databases = Databases::open(folder.path()).unwrap();
-        let error = databases.files(["pets"]).unwrap_err();
+        let error = databases.files(3, "pets").unwrap_err();
         assert!(error.to_string().contains("`pets`"), "{error}");
         assert!(error.hint().unwrap().contains(DATABASES_VARIABLE));
     }
@@ -185,13 +194,28 @@ mod tests {
     fn a_database_name_cannot_leave_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let databases = Databases::open(folder.path()).unwrap();
-        for db_id in ["../secret", "..", "a/b", ""] {
-            let error = databases.files(["pets/", db_id]).unwrap_err();
+        for db_id in ["../secret", "..", "a/b", "pets/", ""] {
+            let error = databases.files(0, db_id).unwrap_err();
             assert!(
                 matches!(error, EvalError::InvalidDatabaseId { .. }),
                 "{db_id}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn all_databases_of_a_name_are_found_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let databases = Databases::open(folder.path()).unwrap();
+        let pets = folder.path().join("pets");
+        std::fs::create_dir_all(pets.join("folder.sqlite")).unwrap();
+        for name in ["pets.sqlite", "b.sqlite", "a.sqlite", "schema.sql"] {
+            std::fs::write(pets.join(name), "").unwrap();
+        }
+        let names = ["a.sqlite", "b.sqlite", "pets.sqlite"].map(|name| pets.join(name));
+        assert_eq!(databases.files(0, "pets").unwrap(), names);
+        std::fs::remove_file(pets.join("pets.sqlite")).unwrap();
+        assert!(databases.files(0, "pets").is_err());
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The verdict on each row.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 use rusqlite::Connection;
 
 use super::compare::{RowOrder, same_result};
-use super::database::{Databases, open_read_only};
+use super::database::open_read_only;
 use super::execute::{QueryError, QueryLimits, execute};
 use super::table::Table;
 use super::tokens::{first_statement, sorts_its_rows, without_distinct};
@@ -19,10 +19,12 @@ use crate::scorer::check_counts;
 /// What a prediction is judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlCase {
-    /// The database, `<db_id>/<db_id>.sqlite`.
+    /// Name of the database.
     pub db_id: String,
     /// The query whose result is right.
     pub gold: String,
+    /// The SQLite files of that name, at least one: a prediction is right when it agrees with gold on all of them.
+    pub databases: Vec<PathBuf>,
 }
 
 /// Rows that one thread takes at a time, all of the same database.
@@ -34,17 +36,15 @@ type QueryResult = Result<Table, QueryError>;
 /// the same rows.
 #[derive(Debug)]
 pub struct SqlJudge {
-    databases: Databases,
     limits: QueryLimits,
-    /// By database and query.
-    gold_results: Mutex<HashMap<(String, String), Arc<QueryResult>>>,
+    /// By file and query.
+    gold_results: Mutex<HashMap<(PathBuf, String), Arc<QueryResult>>>,
 }
 
 impl SqlJudge {
-    /// A judge with these databases.
-    pub fn new(databases: Databases, limits: QueryLimits) -> Self {
+    /// A judge that gives each query `limits`.
+    pub fn new(limits: QueryLimits) -> Self {
         Self {
-            databases,
             limits,
             gold_results: Mutex::default(),
         }
@@ -62,29 +62,25 @@ impl SqlJudge {
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<RowScore>, EvalError> {
         check_counts(cases.len(), predictions.len())?;
-        let files = self
-            .databases
-            .files(cases.iter().map(|case| case.db_id.as_str()))?;
-        let mut rows_of: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut rows_of: BTreeMap<&[PathBuf], Vec<usize>> = BTreeMap::new();
         for (row, case) in cases.iter().enumerate() {
-            rows_of.entry(&case.db_id).or_default().push(row);
+            rows_of.entry(&case.databases).or_default().push(row);
         }
-        let turns: Vec<(&Path, &[usize])> = files
+        let turns: Vec<(&[PathBuf], &[usize])> = rows_of
             .iter()
-            .flat_map(|(db_id, file)| {
-                rows_of[db_id]
-                    .chunks(ROWS_PER_TURN)
-                    .map(|rows| (file.as_path(), rows))
-            })
+            .flat_map(|(files, rows)| rows.chunks(ROWS_PER_TURN).map(|rows| (*files, rows)))
             .collect();
-        let judge_turn = |&(file, rows): &(&Path, &[usize])| -> Result<Vec<RowScore>, EvalError> {
-            let connection = open_read_only(file)?;
+        let judge_turn = |&(files, rows): &(&[PathBuf], &[usize])| -> Result<_, EvalError> {
+            let databases: Vec<(&Path, Connection)> = files
+                .iter()
+                .map(|file| Ok((file.as_path(), open_read_only(file)?)))
+                .collect::<Result<_, EvalError>>()?;
             let judge_row = |&row: &usize| {
-                let score = self.judge_row(&connection, row, &cases[row], &predictions[row]);
+                let score = self.judge_row(&databases, row, &cases[row], &predictions[row]);
                 on_row();
                 score
             };
-            Ok(rows.iter().map(judge_row).collect())
+            Ok(rows.iter().map(judge_row).collect::<Vec<_>>())
         };
         let turns: Result<Vec<_>, EvalError> = turns.par_iter().map(judge_turn).collect();
         let mut scores = turns?.concat();
@@ -94,7 +90,7 @@ impl SqlJudge {
 
     fn judge_row(
         &self,
-        connection: &Connection,
+        databases: &[(&Path, Connection)],
         index: usize,
         case: &SqlCase,
         prediction: &str,
@@ -107,9 +103,17 @@ impl SqlJudge {
             RowOrder::Free
         };
         let compare = |gold: &str, prediction: &str| -> Verdict {
-            let gold = self.gold_result(connection, &case.db_id, gold);
-            let prediction = execute(connection, prediction, &self.limits);
-            Verdict::of(&gold, &prediction, order)
+            let mut verdict = None;
+            for (file, connection) in databases {
+                let gold = self.gold_result(connection, file, gold);
+                let prediction = execute(connection, prediction, &self.limits);
+                let on_file = Verdict::of(&gold, &prediction, order);
+                if on_file.status != RowStatus::Correct {
+                    return on_file;
+                }
+                verdict = Some(on_file);
+            }
+            verdict.expect("a case has at least one database")
         };
 
         let (bare_gold, bare_prediction) = (without_distinct(&gold), without_distinct(&prediction));
@@ -128,14 +132,14 @@ impl SqlJudge {
             )
     }
 
-    fn gold_result(&self, connection: &Connection, db_id: &str, gold: &str) -> Arc<QueryResult> {
+    fn gold_result(&self, connection: &Connection, file: &Path, gold: &str) -> Arc<QueryResult> {
         // Nothing panics while the lock is held, and a result is put in whole.
         let results = || {
             self.gold_results
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
         };
-        let key = (db_id.to_owned(), gold.to_owned());
+        let key = (file.to_owned(), gold.to_owned());
         if let Some(result) = results().get(&key) {
             return Arc::clone(result);
         }
@@ -183,31 +187,34 @@ mod tests {
 
     use super::*;
 
-    /// A folder with one database, `zoo`.
-    fn zoo() -> (tempfile::TempDir, SqlJudge) {
+    /// A folder with two databases, `zoo.sqlite` and `zoo_2.sqlite`, and a maker of cases on them.
+    fn zoo() -> (tempfile::TempDir, impl Fn(&str) -> SqlCase) {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("zoo")).unwrap();
-        Connection::open(folder.path().join("zoo/zoo.sqlite"))
-            .unwrap()
-            .execute_batch(
-                "CREATE TABLE animal (id INTEGER, name TEXT, legs INTEGER);
-                 INSERT INTO animal VALUES (1, 'cat', 4), (2, 'emu', 2), (3, 'dog', 4);",
-            )
-            .unwrap();
-        let databases = Databases::open(folder.path()).unwrap();
-        (folder, SqlJudge::new(databases, QueryLimits::default()))
-    }
-
-    fn judge(gold: &str, prediction: &str) -> RowScore {
-        let case = SqlCase {
+        let second = "INSERT INTO animal VALUES (4, 'ant', 6);";
+        let mut databases = Vec::new();
+        for (name, more) in [("zoo.sqlite", ""), ("zoo_2.sqlite", second)] {
+            let file = folder.path().join(name);
+            let connection = Connection::open(&file).unwrap();
+            connection.execute_batch(ANIMALS).unwrap();
+            connection.execute_batch(more).unwrap();
+            databases.push(file);
+        }
+        let case = move |gold: &str| SqlCase {
             db_id: "zoo".to_owned(),
             gold: gold.to_owned(),
+            databases: databases.clone(),
         };
-        let scores = zoo()
-            .1
-            .judge(&[case], &[prediction.to_owned()], &|| ())
-            .unwrap();
-        scores.into_iter().next().unwrap()
+        (folder, case)
+    }
+
+    const ANIMALS: &str = "CREATE TABLE animal (id INTEGER, name TEXT, legs INTEGER);
+         INSERT INTO animal VALUES (1, 'cat', 4), (2, 'emu', 2), (3, 'dog', 4);";
+
+    fn judge(gold: &str, prediction: &str) -> RowScore {
+        let (_folder, case) = zoo();
+        let judge = SqlJudge::new(QueryLimits::default());
+        let scores = judge.judge(&[case(gold)], &[prediction.to_owned()], &|| ());
+        scores.unwrap().remove(0)
     }
 
     fn is_strict(score: &RowScore) -> bool {
@@ -223,6 +230,13 @@ mod tests {
             judge(gold, "SELECT name, legs FROM animal").status,
             RowStatus::Wrong
         );
+    }
+
+    #[test]
+    fn a_prediction_must_agree_on_all_databases() {
+        let gold = "SELECT count(*) FROM animal";
+        assert_eq!(judge(gold, "SELECT 3").status, RowStatus::Wrong);
+        assert!(judge(gold, "SELECT max(id) FROM animal").correct);
     }
 
     #[test]
@@ -271,12 +285,9 @@ mod tests {
 
     #[test]
     fn rows_keep_their_order_and_are_all_reported() {
-        let (_folder, judge) = zoo();
-        let case = |i: usize| SqlCase {
-            db_id: "zoo".to_owned(),
-            gold: format!("SELECT {i}"),
-        };
-        let cases: Vec<_> = (0..100).map(case).collect();
+        let (_folder, case) = zoo();
+        let judge = SqlJudge::new(QueryLimits::default());
+        let cases: Vec<_> = (0..100).map(|i| case(&format!("SELECT {i}"))).collect();
         // Every third prediction is right.
         let predictions: Vec<_> = (0..100).map(|i| format!("SELECT {}", i - i % 3)).collect();
         let done = AtomicUsize::new(0);
@@ -292,11 +303,9 @@ mod tests {
 
     #[test]
     fn counts_that_differ_are_an_error() {
-        let case = SqlCase {
-            db_id: "zoo".to_owned(),
-            gold: "SELECT 1".to_owned(),
-        };
-        let error = zoo().1.judge(&[case], &[], &|| ()).unwrap_err();
+        let (_folder, case) = zoo();
+        let judge = SqlJudge::new(QueryLimits::default());
+        let error = judge.judge(&[case("SELECT 1")], &[], &|| ()).unwrap_err();
         assert_eq!(error.to_string(), "there are 0 predictions for 1 rows");
     }
 }

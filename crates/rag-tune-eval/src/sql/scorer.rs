@@ -37,7 +37,7 @@ impl Scorer for SqlScorer {
     }
 
     fn prepare(&self) -> Result<(), EvalError> {
-        // Finds a missing database; the judge keeps the results.
+        // Finds a damaged database; the judge keeps the results.
         let gold: Vec<String> = self.cases.iter().map(|case| case.gold.clone()).collect();
         self.judge.judge(&self.cases, &gold, &|| ())?;
         Ok(())
