@@ -55,7 +55,7 @@ fn the_same_seed_gives_the_same_files_and_another_seed_others() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str, seed| {
         let out = folder.path().join(name);
-        generate(&out, seed, Overwrite::Refuse).unwrap();
+        generate(DemoTask::Sql, &out, seed, Overwrite::Refuse).unwrap();
         out
     };
     let (first, second, other) = (make("first", 7), make("second", 7), make("other", 8));
@@ -75,7 +75,7 @@ fn the_same_seed_gives_the_same_files_and_another_seed_others() {
 fn files_have_the_promised_rows_and_their_answers_run_on_the_written_databases() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("data");
-    let summary = generate(&out, 42, Overwrite::Refuse).unwrap();
+    let summary = generate(DemoTask::Sql, &out, 42, Overwrite::Refuse).unwrap();
     assert_eq!(
         summary,
         DemoSummary {
@@ -163,17 +163,60 @@ fn questions_have_no_gap_left_open_and_end_like_sentences() {
 }
 
 #[test]
+fn rows_without_databases_are_as_many_as_promised_and_in_one_split_only() {
+    let folder = tempfile::tempdir().unwrap();
+    for (task, columns, unique) in [
+        (DemoTask::Gsm8k, ["answer", "question"], "question"),
+        (
+            DemoTask::Functional,
+            ["meaning_representation", "target"],
+            "meaning_representation",
+        ),
+    ] {
+        let make = |name: &str, seed| {
+            let out = folder.path().join(format!("{}_{name}", task.name()));
+            let summary = generate(task, &out, seed, Overwrite::Refuse).unwrap();
+            assert_eq!(
+                summary,
+                DemoSummary {
+                    databases: 0,
+                    train_rows: 800,
+                    validation_rows: 200
+                }
+            );
+            out
+        };
+        let (out, again, other) = (make("first", 7), make("second", 7), make("other", 8));
+        for file in ["train.jsonl", "validation.jsonl", "README.md"] {
+            let read = |out: &Path| fs::read(out.join(file)).unwrap();
+            assert!(
+                read(&out) == read(&again) && read(&out) != read(&other),
+                "{file}"
+            );
+        }
+        let splits = ["train", "validation"].map(|split| {
+            let rows = rows(&out.join(format!("{split}.jsonl")));
+            assert!(rows.iter().all(|row| row.keys().eq(columns)));
+            rows.iter()
+                .map(|row| row[unique].clone())
+                .collect::<HashSet<_>>()
+        });
+        assert!(splits[0].is_disjoint(&splits[1]), "{}", task.name());
+    }
+}
+
+#[test]
 fn a_data_set_is_replaced_only_when_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("data");
-    generate(&out, 1, Overwrite::Refuse).unwrap();
+    generate(DemoTask::Sql, &out, 1, Overwrite::Refuse).unwrap();
     let before = fs::read(out.join("train.jsonl")).unwrap();
 
-    let error = generate(&out, 2, Overwrite::Refuse).unwrap_err();
+    let error = generate(DemoTask::Sql, &out, 2, Overwrite::Refuse).unwrap_err();
     assert!(error.to_string().ends_with("exists already"), "{error}");
     assert!(fs::read(out.join("train.jsonl")).unwrap() == before);
 
-    generate(&out, 2, Overwrite::Replace).unwrap();
+    generate(DemoTask::Sql, &out, 2, Overwrite::Replace).unwrap();
     assert!(fs::read(out.join("train.jsonl")).unwrap() != before);
     assert_eq!(
         fs::read_dir(folder.path()).unwrap().count(),
@@ -186,7 +229,7 @@ fn a_data_set_is_replaced_only_when_told_so() {
 fn a_folder_with_anything_else_is_never_replaced() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("thesis.txt"), "keep").unwrap();
-    let error = generate(folder.path(), 1, Overwrite::Replace).unwrap_err();
+    let error = generate(DemoTask::Sql, folder.path(), 1, Overwrite::Replace).unwrap_err();
     assert!(
         error
             .to_string()

@@ -5,27 +5,32 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 
 use super::database::Database;
 use super::questions::Question;
 use super::schema::Split;
-use super::{DemoSummary, Overwrite};
-
-/// First line of the README, by which an earlier data set is known.
-const TITLE: &str = "# Synthetic text-to-SQL data";
+use super::{DemoSummary, DemoTask, Overwrite};
 
 /// A database and the questions about it.
 pub type Entry = (Database, Vec<Question>);
 
-/// Writes everything to a folder beside `out`, which then takes the place of `out`.
+/// The splits of a data set that is nothing but rows.
+pub struct Rows<T> {
+    /// Rows of `train.jsonl`.
+    pub train: Vec<T>,
+    /// Rows of `validation.jsonl`.
+    pub validation: Vec<T>,
+}
+
+/// Lets `fill` write everything to a folder beside `out`, which then takes the place of `out`.
 ///
 /// # Errors
 /// If `out` exists and may not be replaced, or something cannot be written.
 pub fn write(
-    entries: &[Entry],
     out: &Path,
-    seed: u64,
     overwrite: Overwrite,
+    fill: impl FnOnce(&Path) -> Result<DemoSummary>,
 ) -> Result<DemoSummary> {
     if out.exists() {
         ensure!(
@@ -51,7 +56,9 @@ pub fn write(
         .with_context(|| format!("cannot create a folder in `{}`", parent.display()))?;
     // A folder within: the temporary one is private to its owner, the data set is not.
     let folder = temporary.path().join("data");
-    let summary = fill(entries, &folder, seed)?;
+    fs::create_dir(&folder)
+        .with_context(|| format!("cannot create folder `{}`", folder.display()))?;
+    let summary = fill(&folder)?;
     replace(out, &folder, &temporary.path().join("old"))?;
     Ok(summary)
 }
@@ -60,10 +67,19 @@ pub fn write(
 fn is_replaceable(folder: &Path) -> bool {
     let empty = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
     let readme = fs::read_to_string(folder.join("README.md"));
-    empty || readme.is_ok_and(|text| text.starts_with(TITLE))
+    let is_ours = |text: String| {
+        DemoTask::ALL
+            .iter()
+            .any(|task| text.starts_with(task.title()))
+    };
+    empty || readme.is_ok_and(is_ours)
 }
 
-fn fill(entries: &[Entry], folder: &Path, seed: u64) -> Result<DemoSummary> {
+/// Writes databases and questions to `folder`.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn fill_databases(entries: &[Entry], folder: &Path, seed: u64) -> Result<DemoSummary> {
     for (database, _) in entries {
         let id = &database.domain.id;
         let place = folder.join("database").join(id);
@@ -71,28 +87,78 @@ fn fill(entries: &[Entry], folder: &Path, seed: u64) -> Result<DemoSummary> {
             .with_context(|| format!("cannot create folder `{}`", place.display()))?;
         database.save(&place.join(format!("{id}.sqlite")))?;
     }
-    let summary = DemoSummary {
-        databases: entries.len(),
-        train_rows: write_split(entries, Split::Train, &folder.join("train.jsonl"))?,
-        validation_rows: write_split(entries, Split::Validation, &folder.join("validation.jsonl"))?,
+    let of = |split| -> Vec<&Question> {
+        let entries = entries
+            .iter()
+            .filter(|(database, _)| database.domain.split == split);
+        entries.flat_map(|(_, questions)| questions).collect()
     };
-    write_text(&folder.join("README.md"), &readme(entries, &summary, seed))?;
-    Ok(summary)
+    let rows = Rows {
+        train: of(Split::Train),
+        validation: of(Split::Validation),
+    };
+    let about = format!(
+        "A row has `db_id`, `context`
+  (CREATE TABLE of what the answer needs), `question` and `answer` (SQL for SQLite).
+- `database/<db_id>/<db_id>.sqlite`: {} databases; those of the validation rows are in no
+  training row.",
+        entries.len()
+    );
+    let source = Source {
+        task: DemoTask::Sql,
+        seed,
+        about: &about,
+        kind: "kind of query",
+    };
+    let summary = fill_rows(&source, &rows, |row| row.kind, folder)?;
+    Ok(DemoSummary {
+        databases: entries.len(),
+        ..summary
+    })
 }
 
-fn write_split(entries: &[Entry], split: Split, path: &Path) -> Result<usize> {
-    let rows: Vec<&Question> = entries
-        .iter()
-        .filter(|(database, _)| database.domain.split == split)
-        .flat_map(|(_, questions)| questions)
-        .collect();
-    let mut text = String::new();
-    for row in &rows {
-        text += &serde_json::to_string(row).context("cannot write a question as JSON")?;
-        text.push('\n');
+/// What the README says of a data set.
+pub struct Source<'a> {
+    /// What it is for.
+    pub task: DemoTask,
+    /// What it was made from.
+    pub seed: u64,
+    /// The columns.
+    pub about: &'a str,
+    /// What the rows are counted by.
+    pub kind: &'a str,
+}
+
+/// Writes rows to `folder`, and a README that counts them by kind.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn fill_rows<T: Serialize>(
+    source: &Source<'_>,
+    rows: &Rows<T>,
+    kind: fn(&T) -> &'static str,
+    folder: &Path,
+) -> Result<DemoSummary> {
+    let mut kinds: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for (split, (name, rows)) in [("train", &rows.train), ("validation", &rows.validation)]
+        .into_iter()
+        .enumerate()
+    {
+        let mut text = String::new();
+        for row in rows {
+            kinds.entry(kind(row)).or_default()[split] += 1;
+            text += &serde_json::to_string(row).context("cannot write a row as JSON")?;
+            text.push('\n');
+        }
+        write_text(&folder.join(format!("{name}.jsonl")), &text)?;
     }
-    write_text(path, &text)?;
-    Ok(rows.len())
+    let summary = DemoSummary {
+        databases: 0,
+        train_rows: rows.train.len(),
+        validation_rows: rows.validation.len(),
+    };
+    write_text(&folder.join("README.md"), &readme(source, &summary, &kinds))?;
+    Ok(summary)
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
@@ -115,30 +181,33 @@ fn replace(out: &Path, folder: &Path, aside: &Path) -> Result<()> {
     Ok(())
 }
 
-fn readme(entries: &[Entry], summary: &DemoSummary, seed: u64) -> String {
-    let mut kinds: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
-    for (database, questions) in entries {
-        for question in questions {
-            let split = usize::from(database.domain.split == Split::Validation);
-            kinds.entry(question.kind).or_default()[split] += 1;
-        }
-    }
+fn readme(
+    source: &Source<'_>,
+    summary: &DemoSummary,
+    kinds: &BTreeMap<&str, [usize; 2]>,
+) -> String {
+    let command = match source.task {
+        DemoTask::Sql => "rag-tune demo-data".to_owned(),
+        task => format!("rag-tune demo-data --task {}", task.name()),
+    };
     let mut text = format!(
-        "{TITLE}
+        "{}
 
-This data is **synthetic**: `rag-tune demo-data --seed {seed}` made it out of descriptions of
+This data is **synthetic**: `{command} --seed {}` made it out of descriptions of
 everyday subjects. No person, company or place in it is meant to be real, and no figure measured
 on it says how a model does on real questions. It is small enough to try every command on.
 
-- `train.jsonl`: {} rows; `validation.jsonl`: {} rows. A row has `db_id`, `context`
-  (CREATE TABLE of what the answer needs), `question` and `answer` (SQL for SQLite).
-- `database/<db_id>/<db_id>.sqlite`: {} databases; those of the validation rows are in no
-  training row.
+- `train.jsonl`: {} rows; `validation.jsonl`: {} rows. {}
 
-| kind of query | train | validation |
+| {} | train | validation |
 | --- | ---: | ---: |
 ",
-        summary.train_rows, summary.validation_rows, summary.databases
+        source.task.title(),
+        source.seed,
+        summary.train_rows,
+        summary.validation_rows,
+        source.about,
+        source.kind
     );
     for (kind, [train, validation]) in kinds {
         text += &format!("| {kind} | {train} | {validation} |\n");
