@@ -20,6 +20,12 @@ pub enum ReportError {
         /// The run folder.
         path: PathBuf,
     },
+    /// A run was never trained.
+    #[error("the run `{}` has no training losses", path.display())]
+    NoLosses {
+        /// The run folder.
+        path: PathBuf,
+    },
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
@@ -64,12 +70,12 @@ pub enum ReportError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The drawing library failed.
-    #[error("cannot draw `{}`: {reason}", path.display())]
+    /// A chart has bars that cannot be drawn, or the drawing library failed.
+    #[error("cannot draw `{chart}`: {reason}")]
     Draw {
-        /// The chart.
-        path: PathBuf,
-        /// The library's reason.
+        /// The chart's file or title.
+        chart: String,
+        /// What is wrong.
         reason: String,
     },
 }
@@ -86,6 +92,10 @@ impl ReportError {
                 "evaluate it first: rag-tune eval --adapter {}",
                 path.display()
             )),
+            Self::NoLosses { .. } => Some(
+                "name a folder that `rag-tune train` wrote: its metrics.jsonl has the losses"
+                    .to_owned(),
+            ),
             Self::InvalidScores { .. } => {
                 Some("evaluate the run again: rag-tune eval writes this file".to_owned())
             }

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 
 use crate::axes::{Axes, ticks};
 use crate::canvas::{Align, Canvas, DrawResult, Font, SIZE, SOFT_INK, palette};
-use crate::heading::{Heading, Legend};
+use crate::heading::{Heading, Legend, Swatch};
 use crate::runs::{AdapterKind, Run};
 use crate::save::Drawing;
 
@@ -16,14 +16,16 @@ const WINDOW_SHARE: f64 = 0.05;
 pub(crate) struct LossChart<'a> {
     /// Zero-shot adapters first, as in the accuracy chart, so that colours agree.
     runs: Vec<&'a Run>,
+    synthetic: bool,
 }
 
 impl<'a> LossChart<'a> {
-    /// The chart, or nothing if no run has losses.
-    pub(crate) fn new(runs: &'a [Run]) -> Option<Self> {
+    /// The chart, or nothing if no run has losses. `synthetic` where the data is known to be made up, whatever the
+    /// runs' evaluations say.
+    pub(crate) fn new(runs: &'a [Run], synthetic: bool) -> Option<Self> {
         let mut runs: Vec<&Run> = runs.iter().filter(|run| !run.losses.is_empty()).collect();
         runs.sort_by_key(|run| run.adapter_kind());
-        (!runs.is_empty()).then_some(Self { runs })
+        (!runs.is_empty()).then_some(Self { runs, synthetic })
     }
 
     fn heading(&self) -> Heading {
@@ -41,7 +43,7 @@ impl<'a> LossChart<'a> {
         Heading {
             title: "Training loss".to_owned(),
             subtitle: ["nats per supervised token".to_owned(), trend],
-            is_synthetic: self.runs.iter().any(|run| run.is_synthetic()),
+            is_synthetic: self.synthetic || self.runs.iter().any(|run| run.is_synthetic()),
         }
     }
 
@@ -78,10 +80,10 @@ impl Drawing for LossChart<'_> {
         let entries: Vec<_> = labels
             .iter()
             .enumerate()
-            .map(|(i, label)| (label.as_str(), palette(i)))
+            .map(|(i, label)| (label.as_str(), Swatch::Color(palette(i))))
             .collect();
-        let legend = Legend::new(canvas, &entries)?;
-        legend.draw(canvas)?;
+        let legend = Legend::new(&entries)?;
+        legend.draw(canvas, f64::from(SIZE.1))?;
 
         let axes = self.axes(&legend);
         let y_ticks = ticks(axes.y.end, 5);
@@ -181,7 +183,7 @@ mod tests {
     fn each_run_has_a_thin_and_a_thick_line() {
         let folder = tempfile::tempdir().unwrap();
         let runs = read_runs(&write_experiment(folder.path(), false)).unwrap();
-        let chart = LossChart::new(&runs).unwrap();
+        let chart = LossChart::new(&runs, false).unwrap();
         let [svg, _] = save(&chart, folder.path(), "loss").unwrap();
         let svg = std::fs::read_to_string(svg).unwrap();
         for color in ["#0072B2", "#D55E00"] {
@@ -200,7 +202,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut runs = read_runs(&write_experiment(folder.path(), false)).unwrap();
         runs.iter_mut().for_each(|run| run.losses.clear());
-        assert!(LossChart::new(&runs).is_none());
+        assert!(LossChart::new(&runs, false).is_none());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(crate) struct Evaluation {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Run {
     pub(crate) name: String,
-    /// Never empty.
+    /// Empty only where losses are all that is asked for.
     pub(crate) evaluations: Vec<Evaluation>,
     /// Mean training loss by step, in nats per supervised token; empty if nothing was trained.
     pub(crate) losses: BTreeMap<u64, f64>,
@@ -101,6 +101,30 @@ impl Run {
 /// A run is a folder with `eval/*/scores.json` and perhaps `metrics.jsonl`, or a folder that holds
 /// a `scores.json` itself.
 pub(crate) fn read_runs(paths: &[PathBuf]) -> Result<Vec<Run>, ReportError> {
+    let runs = read_each(paths, |path, run| {
+        if run.evaluations.is_empty() {
+            return Err(ReportError::NoScores { path });
+        }
+        Ok(())
+    })?;
+    check_metrics(&runs)?;
+    Ok(runs)
+}
+
+/// Reads the runs, each once, for their losses: they need no evaluations, but a `metrics.jsonl`.
+pub(crate) fn read_trained_runs(paths: &[PathBuf]) -> Result<Vec<Run>, ReportError> {
+    read_each(paths, |path, run| {
+        if run.losses.is_empty() {
+            return Err(ReportError::NoLosses { path });
+        }
+        Ok(())
+    })
+}
+
+fn read_each(
+    paths: &[PathBuf],
+    check: impl Fn(PathBuf, &Run) -> Result<(), ReportError>,
+) -> Result<Vec<Run>, ReportError> {
     let mut seen = Vec::new();
     let mut runs = Vec::new();
     for path in paths {
@@ -108,14 +132,15 @@ pub(crate) fn read_runs(paths: &[PathBuf]) -> Result<Vec<Run>, ReportError> {
             .canonicalize()
             .map_err(|_| ReportError::MissingRun { path: path.clone() })?;
         if !seen.contains(&canonical) {
-            runs.push(read_run(path, &canonical)?);
+            let run = read_run(path, &canonical)?;
+            check(path.clone(), &run)?;
+            runs.push(run);
             seen.push(canonical);
         }
     }
     if runs.is_empty() {
         return Err(ReportError::NoRuns);
     }
-    check_metrics(&runs)?;
     Ok(runs)
 }
 
@@ -129,11 +154,6 @@ fn read_run(path: &Path, canonical: &Path) -> Result<Run, ReportError> {
             })
         })
         .collect::<Result<Vec<_>, ReportError>>()?;
-    if evaluations.is_empty() {
-        return Err(ReportError::NoScores {
-            path: path.to_owned(),
-        });
-    }
     let metrics = path.join("metrics.jsonl");
     let losses = if metrics.exists() {
         read_losses(&metrics)?

@@ -1,12 +1,10 @@
 //! Saving a drawing as SVG and as PNG, each whole or not at all.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use plotters::prelude::*;
-use plotters::style::register_font;
 
-use crate::canvas::{Canvas, DrawResult, FONT_FAMILY, SIZE};
+use crate::canvas::{Canvas, DrawResult, SIZE, register_fonts};
 use crate::error::ReportError;
 
 /// Pixels of a PNG for each unit, so that it stays sharp on dense screens and in print.
@@ -14,6 +12,11 @@ const PNG_SCALE: i32 = 2;
 
 /// Something that can be drawn on any canvas.
 pub(crate) trait Drawing {
+    /// Width and height, in units.
+    fn size(&self) -> Result<(i32, i32), String> {
+        Ok(SIZE)
+    }
+
     /// Draws itself.
     fn draw<DB: DrawingBackend>(&self, canvas: &Canvas<DB>) -> DrawResult;
 }
@@ -24,20 +27,35 @@ pub(crate) fn save(
     folder: &Path,
     name: &str,
 ) -> Result<[PathBuf; 2], ReportError> {
-    register_fonts();
     let svg = folder.join(format!("{name}.svg"));
     let png = folder.join(format!("{name}.png"));
-    let (width, height) = SIZE;
-    save_with(&svg, |path| {
-        let backend = SVGBackend::new(path, (width as u32, height as u32));
-        draw_and_finish(drawing, backend, 1)
-    })?;
+    let text = svg_text(drawing).map_err(|reason| draw_error(&svg, reason))?;
+    save_text(&svg, &text)?;
     save_with(&png, |path| {
-        let pixels = (width * PNG_SCALE, height * PNG_SCALE);
-        let backend = BitMapBackend::new(path, (pixels.0 as u32, pixels.1 as u32));
-        draw_and_finish(drawing, backend, PNG_SCALE)
+        draw_png(drawing, path).map_err(|reason| draw_error(&png, reason))
     })?;
     Ok([svg, png])
+}
+
+fn draw_error(path: &Path, reason: String) -> ReportError {
+    let chart = path.display().to_string();
+    ReportError::Draw { chart, reason }
+}
+
+/// The drawing as the text of an SVG file.
+pub(crate) fn svg_text(drawing: &impl Drawing) -> Result<String, String> {
+    let (width, height) = drawing.size()?;
+    let mut text = String::new();
+    let backend = SVGBackend::with_string(&mut text, (width as u32, height as u32));
+    draw_and_finish(drawing, backend, 1)?;
+    Ok(text)
+}
+
+fn draw_png(drawing: &impl Drawing, path: &Path) -> DrawResult {
+    let (width, height) = drawing.size()?;
+    let pixels = (width * PNG_SCALE, height * PNG_SCALE);
+    let backend = BitMapBackend::new(path, (pixels.0 as u32, pixels.1 as u32));
+    draw_and_finish(drawing, backend, PNG_SCALE)
 }
 
 fn draw_and_finish<DB: DrawingBackend>(
@@ -45,39 +63,42 @@ fn draw_and_finish<DB: DrawingBackend>(
     backend: DB,
     scale: i32,
 ) -> DrawResult {
+    register_fonts();
     let canvas = Canvas::new(backend, scale)?;
     drawing.draw(&canvas)?;
     canvas.finish()
 }
 
-/// Lets `write` make a file beside `path`, and moves it there when it is complete.
-fn save_with(path: &Path, write: impl FnOnce(&Path) -> DrawResult) -> Result<(), ReportError> {
-    let write_error = |source| ReportError::Write {
-        path: path.to_owned(),
-        source,
-    };
-    let folder = path.parent().unwrap_or(Path::new("."));
-    // The backends choose the format by the name's ending and open the file themselves: they get a
-    // name in a temporary folder, which goes away whatever happens.
-    let temporary = tempfile::Builder::new()
-        .prefix(".saving-")
-        .tempdir_in(folder)
-        .map_err(write_error)?;
-    let file = temporary.path().join(path.file_name().unwrap_or_default());
-    write(&file).map_err(|reason| ReportError::Draw {
-        path: path.to_owned(),
-        reason,
-    })?;
-    std::fs::rename(&file, path).map_err(write_error)
+/// Writes a file, whole or not at all.
+pub(crate) fn save_text(path: &Path, text: &str) -> Result<(), ReportError> {
+    save_with(path, |file| {
+        std::fs::write(file, text).map_err(|source| write_error(path, source))
+    })
 }
 
-fn register_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let font = epaint_default_fonts::UBUNTU_LIGHT;
-        let registered = register_font(FONT_FAMILY, FontStyle::Normal, font);
-        assert!(registered.is_ok(), "the embedded font is a font");
-    });
+fn write_error(path: &Path, source: std::io::Error) -> ReportError {
+    ReportError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Lets `write` make a file beside `path`, and moves it there when it is complete.
+fn save_with(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), ReportError>,
+) -> Result<(), ReportError> {
+    // The parent of a bare name is empty.
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    // The bitmap backend chooses the format by the name's ending and opens the file itself: it gets
+    // a name in a temporary folder, which goes away whatever happens.
+    let temporary = tempfile::Builder::new()
+        .prefix(".saving-")
+        .tempdir_in(folder.unwrap_or(Path::new(".")))
+        .map_err(|source| write_error(path, source))?;
+    let file = temporary.path().join(path.file_name().unwrap_or_default());
+    write(&file)?;
+    std::fs::rename(&file, path).map_err(|source| write_error(path, source))
 }
 
 #[cfg(test)]
@@ -91,7 +112,7 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let error = save_with(&path, |file| {
             std::fs::write(file, "half").unwrap();
-            Err("no ink".to_owned())
+            Err(draw_error(&path, "no ink".to_owned()))
         });
         assert!(error.unwrap_err().to_string().contains("loss.svg`: no ink"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");

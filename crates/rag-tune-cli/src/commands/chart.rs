@@ -24,7 +24,8 @@ pub struct ChartArgs {
 /// Runs the command.
 pub fn chart(args: &ChartArgs, out: &mut Output) -> anyhow::Result<()> {
     out.note(&rag_tune_report::accuracy_table(&args.runs).context("cannot draw the charts")?);
-    let files = rag_tune_report::chart(&args.runs, &args.out).context("cannot draw the charts")?;
+    let files =
+        rag_tune_report::chart(&args.runs, &[], &args.out).context("cannot draw the charts")?;
     for file in files.paths() {
         out.data(&format!("{}\n", file.display()))?;
     }
