@@ -5,10 +5,13 @@
 mod augmentation;
 mod base_model;
 mod commands;
+mod comparison_page;
 mod config;
+mod contrasts;
 mod demo_data;
 mod encoding;
 mod error;
+mod evaluated;
 mod evaluation;
 mod files;
 mod forecast;

@@ -70,11 +70,22 @@ impl ScoreReport {
     /// # Panics
     /// If a row lacks a metric of the scorer.
     pub fn new(scorer: &dyn Scorer, rows: &[RowScore], run: Option<RunInfo>) -> Self {
+        Self {
+            notes: scorer.notes(),
+            ..Self::of_rows(scorer.task(), scorer.metrics(), rows, run)
+        }
+    }
+
+    /// Adds up rows that have these metrics, the main one first, where the scorer is not at hand.
+    ///
+    /// # Panics
+    /// If there is no metric, or a row lacks one.
+    pub fn of_rows(task: &str, names: &[&str], rows: &[RowScore], run: Option<RunInfo>) -> Self {
         let main = totals(rows.iter());
         let with_status = |status| rows.iter().filter(|row| row.status == status).count();
         let mut metrics = BTreeMap::new();
         let mut intervals = BTreeMap::new();
-        for &name in scorer.metrics() {
+        for &name in names {
             let shares: Vec<Share> = rows.iter().map(|row| row.metrics[name]).collect();
             metrics.insert(name.to_owned(), ratio(&shares));
             intervals.insert(name.to_owned(), ratio_interval(&shares));
@@ -86,8 +97,8 @@ impl ScoreReport {
             }
         }
         Self {
-            task: scorer.task().to_owned(),
-            metric: scorer.metrics()[0].to_owned(),
+            task: task.to_owned(),
+            metric: names[0].to_owned(),
             correct: main.correct,
             total: main.total,
             accuracy: main.accuracy,
@@ -101,7 +112,7 @@ impl ScoreReport {
             gold_errors: with_status(RowStatus::GoldError),
             prediction_errors: with_status(RowStatus::PredictionError),
             timeouts: with_status(RowStatus::Timeout),
-            notes: scorer.notes(),
+            notes: Vec::new(),
             synthetic: run.as_ref().is_some_and(|run| run.synthetic),
             run,
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
+use crate::contrasts::noise_notes;
 use crate::output::Output;
 
 /// Draw the accuracy and the training loss of several runs
@@ -24,8 +25,12 @@ pub struct ChartArgs {
 /// Runs the command.
 pub fn chart(args: &ChartArgs, out: &mut Output) -> anyhow::Result<()> {
     out.note(&rag_tune_report::accuracy_table(&args.runs).context("cannot draw the charts")?);
+    let notes = noise_notes(&args.runs).context("cannot compare the runs")?;
+    for note in &notes {
+        out.note(note);
+    }
     let files =
-        rag_tune_report::chart(&args.runs, &[], &args.out).context("cannot draw the charts")?;
+        rag_tune_report::chart(&args.runs, &notes, &args.out).context("cannot draw the charts")?;
     for file in files.paths() {
         out.data(&format!("{}\n", file.display()))?;
     }

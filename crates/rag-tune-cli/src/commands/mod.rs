@@ -2,6 +2,7 @@
 
 mod augment;
 mod chart;
+mod compare;
 mod config;
 mod debug_logits;
 mod demo_data;
@@ -25,6 +26,7 @@ pub enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Score(score::ScoreArgs),
+    Compare(compare::CompareArgs),
     Chart(chart::ChartArgs),
     Config(config::ConfigCommandArgs),
     Inspect(inspect::InspectArgs),
@@ -41,6 +43,7 @@ impl Command {
             Self::Train(args) => train::train(args, out),
             Self::Eval(args) => eval::eval(args, out),
             Self::Score(args) => score::score(args, out),
+            Self::Compare(args) => compare::compare(args, out),
             Self::Chart(args) => chart::chart(args, out),
             Self::Config(args) => config::config(args, out),
             Self::Inspect(args) => inspect::inspect(args, out),
