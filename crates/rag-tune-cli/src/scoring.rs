@@ -8,6 +8,8 @@ use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge, SqlScorer};
 use rag_tune_eval::{EvalError, ExactScorer, Scorer};
 use serde_json::{Map, Value};
 
+use crate::commands::sandbox;
+
 /// The columns that scoring needs, beside the answer.
 pub fn columns(task: &Task) -> &'static [&'static str] {
     match task.scoring {
@@ -55,7 +57,7 @@ pub fn scorer<'a>(
                 })
             });
             let cases = cases.collect::<anyhow::Result<_>>()?;
-            let judge = SqlJudge::new(QueryLimits::default());
+            let judge = SqlJudge::new(sandbox()?, QueryLimits::default());
             Box::new(SqlScorer::new(judge, cases))
         }
         // The scorers of these two are on their way.

@@ -41,7 +41,15 @@ pub enum EvalError {
         /// The file.
         path: PathBuf,
         /// SQLite's reason.
-        source: rusqlite::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The process that runs queries does not start.
+    #[error("cannot start `{}` to run queries in", program.display())]
+    StartWorker {
+        /// The program.
+        program: PathBuf,
+        /// The system's reason, or what the program did instead.
+        source: std::io::Error,
     },
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
@@ -132,6 +140,11 @@ impl EvalError {
             Self::OpenDatabase { .. } => {
                 Some("fetch the database again: the file is damaged or not SQLite".to_owned())
             }
+            Self::StartWorker { .. } => Some(
+                "queries run in processes of their own, so that bad ones can do no harm: check that this program may \
+                 start itself, and that memory is left"
+                    .to_owned(),
+            ),
             Self::PredictionJson { .. } => Some(
                 "a prediction file is JSON lines when its first line begins with `{`, \
                  else plain text with one prediction a line"

@@ -9,6 +9,7 @@ mod demo_data;
 mod eval;
 mod inspect;
 mod score;
+mod sql_worker;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use rag_tune_augment::Hub;
 
+pub use self::sql_worker::sandbox;
 use crate::config::{ConfigError, Environment, Override, ResolvedConfig};
 use crate::output::Output;
 
@@ -33,6 +35,8 @@ pub enum Command {
     DemoData(demo_data::DemoDataArgs),
     #[command(hide = true)]
     DebugLogits(debug_logits::DebugLogitsArgs),
+    #[command(hide = true)]
+    SqlWorker(sql_worker::SqlWorkerArgs),
 }
 
 impl Command {
@@ -49,6 +53,7 @@ impl Command {
             Self::Inspect(args) => inspect::inspect(args, out),
             Self::DemoData(args) => demo_data::demo_data(args, out),
             Self::DebugLogits(args) => debug_logits::debug_logits(args, out),
+            Self::SqlWorker(args) => sql_worker::sql_worker(args),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Three walls stand one behind the other: the file is opened read-only and immutable, an
 //! authorizer lets nothing but `SELECT` through, and SQLite's own limits bound what a query may
-//! allocate. The budget of steps and time is in [`super::execute`].
+//! allocate. The budget of steps and time is in [`super::execute`]; what the process itself may do, in
+//! [`super::confine`].
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,10 @@ const SQLITE_LIMITS: [(Limit, i32); 7] = [
     (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
 ];
 
-/// Memory that all queries of the process may take together, in bytes.
+/// Memory that SQLite may take in the process, in bytes.
 ///
 /// Sorting happens in memory (`temp_store`), so that no query can fill the disk instead.
-const HEAP_LIMIT_BYTES: i64 = 2 << 30;
+const HEAP_LIMIT_BYTES: i64 = 1 << 30;
 
 /// A folder of databases, `<db_id>/<db_id>.sqlite`, and more beside it where a test suite has several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ fn databases_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 pub(super) fn open_read_only(path: &Path) -> Result<Connection, EvalError> {
     connect(path).map_err(|source| EvalError::OpenDatabase {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     })
 }
 

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
+use serde::{Deserialize, Serialize};
 
 use super::table::{Cell, Table};
 
 /// What one query may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryLimits {
     /// Steps of SQLite's virtual machine. Being the same on every machine, this is the limit that
     /// should strike first.
@@ -59,10 +60,22 @@ pub enum QueryError {
 
 impl From<rusqlite::Error> for QueryError {
     fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::OperationInterrupted) => Self::OutOfBudget,
-            _ => Self::Sqlite(error.to_string()),
+        let is_interrupted = error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted);
+        match error {
+            _ if is_interrupted => Self::OutOfBudget,
+            // Its own text repeats the whole query.
+            rusqlite::Error::SqlInputError { msg, .. } => Self::Sqlite(short(&msg)),
+            _ => Self::Sqlite(short(&error.to_string())),
         }
+    }
+}
+
+/// SQLite's messages quote names from the query, which may be long.
+fn short(message: &str) -> String {
+    const LONGEST: usize = 300;
+    match message.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
     }
 }
 
@@ -87,11 +100,16 @@ pub fn execute(
     connection.progress_handler(i32::from(STEPS_PER_CHECK), Some(is_over))?;
 
     let mut statement = connection.prepare(sql)?;
-    let columns = statement.column_count();
+    let names: Vec<String> = statement
+        .column_names()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let columns = names.len();
     if columns == 0 {
         return Err(QueryError::NotAQuery);
     }
-    let mut table = Table::new(columns);
+    let mut table = Table::new(names);
     let mut bytes = 0;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -244,6 +262,12 @@ mod tests {
     fn text_that_is_no_query_is_an_error_and_no_panic() {
         assert_eq!(query(""), Err(QueryError::Empty));
         assert_eq!(query("-- nothing"), Err(QueryError::NotAQuery));
+        assert_eq!(
+            query("SELECT wings FROM pet"),
+            Err(QueryError::Sqlite("no such column: wings".to_owned()))
+        );
+        let long = query(&format!("SELECT {} FROM pet", "é".repeat(10_000)));
+        assert!(long.unwrap_err().to_string().chars().count() < 310);
         let failed = |sql| matches!(query(sql), Err(QueryError::Sqlite(_)));
         assert!(failed("SELECT nothing FROM nowhere") && failed("hello") && failed("SELECT\0 1"));
     }

@@ -1,17 +1,13 @@
-//! The verdict on each row.
+//! The verdicts on all rows: rows are dealt to workers, and a worker that hangs or dies costs one row.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread;
 
-use rayon::prelude::*;
-use rusqlite::Connection;
-
-use super::compare::{RowOrder, same_result};
-use super::database::open_read_only;
-use super::execute::{QueryError, QueryLimits, execute};
-use super::table::Table;
-use super::tokens::{first_statement, sorts_its_rows, without_distinct};
+use super::deal::Deal;
+use super::execute::QueryLimits;
+use super::protocol::{Request, Side, Verdict};
+use super::sandbox::{Answer, Lost, Sandbox, Worker};
 use crate::error::EvalError;
 use crate::rows::{RowScore, RowStatus, Share};
 use crate::scorer::check_counts;
@@ -27,34 +23,24 @@ pub struct SqlCase {
     pub databases: Vec<PathBuf>,
 }
 
-/// Rows that one thread takes at a time, all of the same database.
-const ROWS_PER_TURN: usize = 16;
-
-type QueryResult = Result<Table, QueryError>;
-
-/// Judges predictions, and remembers what the gold queries returned: several arms are scored on
-/// the same rows.
+/// Judges predictions by what they return, each in a process that may do little else.
 #[derive(Debug)]
 pub struct SqlJudge {
+    sandbox: Sandbox,
     limits: QueryLimits,
-    /// By file and query.
-    gold_results: Mutex<HashMap<(PathBuf, String), Arc<QueryResult>>>,
 }
 
 impl SqlJudge {
-    /// A judge that gives each query `limits`.
-    pub fn new(limits: QueryLimits) -> Self {
-        Self {
-            limits,
-            gold_results: Mutex::default(),
-        }
+    /// A judge that gives each query `limits`, and runs it in `sandbox`.
+    pub fn new(sandbox: Sandbox, limits: QueryLimits) -> Self {
+        Self { sandbox, limits }
     }
 
     /// The verdict on each prediction, in order. `on_row` is called as rows are done.
     ///
     /// # Errors
-    /// If there are no rows, if the numbers of rows and predictions differ, and if a database is
-    /// missing or damaged. A query that fails is a verdict and no error.
+    /// If there are no rows, if the numbers of rows and predictions differ, if a database cannot be opened, and if no
+    /// worker starts. A query that fails, hangs or crashes is a verdict and no error.
     pub fn judge(
         &self,
         cases: &[SqlCase],
@@ -62,231 +48,134 @@ impl SqlJudge {
         on_row: &(dyn Fn() + Sync),
     ) -> Result<Vec<RowScore>, EvalError> {
         check_counts(cases.len(), predictions.len())?;
-        let mut rows_of: BTreeMap<&[PathBuf], Vec<usize>> = BTreeMap::new();
-        for (row, case) in cases.iter().enumerate() {
-            rows_of.entry(&case.databases).or_default().push(row);
-        }
-        let turns: Vec<(&[PathBuf], &[usize])> = rows_of
-            .iter()
-            .flat_map(|(files, rows)| rows.chunks(ROWS_PER_TURN).map(|rows| (*files, rows)))
-            .collect();
-        let judge_turn = |&(files, rows): &(&[PathBuf], &[usize])| -> Result<_, EvalError> {
-            let databases: Vec<(&Path, Connection)> = files
-                .iter()
-                .map(|file| Ok((file.as_path(), open_read_only(file)?)))
-                .collect::<Result<_, EvalError>>()?;
-            let judge_row = |&row: &usize| {
-                let score = self.judge_row(&databases, row, &cases[row], &predictions[row]);
-                on_row();
-                score
-            };
-            Ok(rows.iter().map(judge_row).collect::<Vec<_>>())
+        let deal = Deal::new(cases.iter().map(|case| case.databases.as_slice()));
+        let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let drive = || {
+            let scores = self.drive(&deal, cases, predictions, on_row);
+            if scores.is_err() {
+                deal.end(); // the other workers need not go on
+            }
+            scores
         };
-        let turns: Result<Vec<_>, EvalError> = turns.par_iter().map(judge_turn).collect();
-        let mut scores = turns?.concat();
+        let scores: Result<Vec<Vec<RowScore>>, EvalError> = thread::scope(|scope| {
+            let drivers: Vec<_> = (0..workers.min(cases.len()))
+                .map(|_| scope.spawn(drive))
+                .collect();
+            let joined = drivers.into_iter().map(|driver| {
+                let scores = driver.join();
+                scores.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect()
+        });
+        let mut scores = scores?.concat();
         scores.sort_by_key(|score| score.index);
         Ok(scores)
     }
 
-    fn judge_row(
+    /// Has rows judged by one worker at a time until none are left.
+    ///
+    /// A worker does not outlive the thread that started it, so each call starts its own.
+    fn drive(
         &self,
-        databases: &[(&Path, Connection)],
-        index: usize,
-        case: &SqlCase,
-        prediction: &str,
-    ) -> RowScore {
-        let gold = first_statement(&case.gold);
-        let prediction = first_statement(prediction);
-        let order = if sorts_its_rows(&gold) {
-            RowOrder::Matters
-        } else {
-            RowOrder::Free
-        };
-        let compare = |gold: &str, prediction: &str| -> Verdict {
-            let mut verdict = None;
-            for (file, connection) in databases {
-                let gold = self.gold_result(connection, file, gold);
-                let prediction = execute(connection, prediction, &self.limits);
-                let on_file = Verdict::of(&gold, &prediction, order);
-                if on_file.status != RowStatus::Correct {
-                    return on_file;
+        deal: &Deal,
+        cases: &[SqlCase],
+        predictions: &[String],
+        on_row: &(dyn Fn() + Sync),
+    ) -> Result<Vec<RowScore>, EvalError> {
+        let mut scores = Vec::new();
+        let mut worker: Option<Worker> = None;
+        let mut group = None;
+        while let Some(row) = deal.next(&mut group) {
+            let request = self.request(&cases[row], &predictions[row])?;
+            let started = match &mut worker {
+                Some(worker) => worker,
+                None => worker.insert(self.sandbox.start()?),
+            };
+            let verdict = match started.judge(&request)? {
+                Answer::Judged(verdict) => verdict,
+                Answer::Lost(side, lost) => {
+                    worker = None;
+                    verdict_on_lost(side, &lost)
                 }
-                verdict = Some(on_file);
-            }
-            verdict.expect("a case has at least one database")
-        };
-
-        let (bare_gold, bare_prediction) = (without_distinct(&gold), without_distinct(&prediction));
-        let has_distinct = bare_gold != gold || bare_prediction != prediction;
-        let lenient = compare(&bare_gold, &bare_prediction);
-        let strict_status = if has_distinct {
-            compare(&gold, &prediction).status
-        } else {
-            lenient.status
-        };
-        RowScore::new(index, lenient.status, lenient.detail)
-            .with("execution", Share::of(lenient.status == RowStatus::Correct))
-            .with(
-                "execution_strict",
-                Share::of(strict_status == RowStatus::Correct),
-            )
+            };
+            scores.push(row_score(row, verdict));
+            on_row();
+        }
+        Ok(scores)
     }
 
-    fn gold_result(&self, connection: &Connection, file: &Path, gold: &str) -> Arc<QueryResult> {
-        // Nothing panics while the lock is held, and a result is put in whole.
-        let results = || {
-            self.gold_results
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
+    fn request(&self, case: &SqlCase, prediction: &str) -> Result<Request, EvalError> {
+        // Workers run in another folder.
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|source| EvalError::Read {
+                path: path.clone(),
+                source,
+            })
         };
-        let key = (file.to_owned(), gold.to_owned());
-        if let Some(result) = results().get(&key) {
-            return Arc::clone(result);
-        }
-        let result = Arc::new(execute(connection, gold, &self.limits));
-        results().insert(key, Arc::clone(&result));
-        result
+        Ok(Request {
+            databases: case
+                .databases
+                .iter()
+                .map(absolute)
+                .collect::<Result<_, _>>()?,
+            gold: case.gold.clone(),
+            prediction: prediction.to_owned(),
+            limits: self.limits,
+        })
     }
 }
 
-/// A status, and the reason where a query failed.
-struct Verdict {
-    status: RowStatus,
-    detail: Option<String>,
+fn verdict_on_lost(side: Side, lost: &Lost) -> Verdict {
+    let status = match (side, lost) {
+        (Side::Gold, _) => RowStatus::GoldError,
+        (Side::Prediction, Lost::Silent(_)) => RowStatus::Timeout,
+        (Side::Prediction, Lost::Died(_)) => RowStatus::PredictionError,
+    };
+    Verdict::failed(status, format!("the query was stopped: {lost}"))
 }
 
-impl Verdict {
-    fn of(gold: &QueryResult, prediction: &QueryResult, order: RowOrder) -> Self {
-        let failure = |status, error: &QueryError| Self {
-            status,
-            detail: Some(error.to_string()),
-        };
-        match (gold, prediction) {
-            (Err(error), _) => failure(RowStatus::GoldError, error),
-            (Ok(_), Err(error @ QueryError::OutOfBudget)) => failure(RowStatus::Timeout, error),
-            (Ok(_), Err(error)) => failure(RowStatus::PredictionError, error),
-            (Ok(gold), Ok(prediction)) => {
-                let is_same = same_result(gold, prediction, order);
-                let status = if is_same {
-                    RowStatus::Correct
-                } else {
-                    RowStatus::Wrong
-                };
-                Self {
-                    status,
-                    detail: None,
-                }
-            }
-        }
+fn row_score(index: usize, verdict: Verdict) -> RowScore {
+    let is_correct = verdict.status == RowStatus::Correct;
+    RowScore {
+        gold_result: verdict.gold_result,
+        result: verdict.result,
+        ..RowScore::new(index, verdict.status, verdict.detail)
     }
+    .with("execution", Share::of(is_correct))
+    .with("execution_strict", Share::of(verdict.is_strictly_correct))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use rusqlite::Connection;
+
     use super::*;
 
-    /// A folder with two databases, `zoo.sqlite` and `zoo_2.sqlite`, and a maker of cases on them.
+    /// A folder with one small database, and a maker of cases on it.
     fn zoo() -> (tempfile::TempDir, impl Fn(&str) -> SqlCase) {
         let folder = tempfile::tempdir().unwrap();
-        let second = "INSERT INTO animal VALUES (4, 'ant', 6);";
-        let mut databases = Vec::new();
-        for (name, more) in [("zoo.sqlite", ""), ("zoo_2.sqlite", second)] {
-            let file = folder.path().join(name);
-            let connection = Connection::open(&file).unwrap();
-            connection.execute_batch(ANIMALS).unwrap();
-            connection.execute_batch(more).unwrap();
-            databases.push(file);
-        }
+        let file = folder.path().join("zoo.sqlite");
+        Connection::open(&file)
+            .unwrap()
+            .execute_batch("CREATE TABLE animal (id INTEGER); INSERT INTO animal VALUES (1), (2)")
+            .unwrap();
         let case = move |gold: &str| SqlCase {
             db_id: "zoo".to_owned(),
             gold: gold.to_owned(),
-            databases: databases.clone(),
+            databases: vec![file.clone()],
         };
         (folder, case)
     }
 
-    const ANIMALS: &str = "CREATE TABLE animal (id INTEGER, name TEXT, legs INTEGER);
-         INSERT INTO animal VALUES (1, 'cat', 4), (2, 'emu', 2), (3, 'dog', 4);";
-
-    fn judge(gold: &str, prediction: &str) -> RowScore {
-        let (_folder, case) = zoo();
-        let judge = SqlJudge::new(QueryLimits::default());
-        let scores = judge.judge(&[case(gold)], &[prediction.to_owned()], &|| ());
-        scores.unwrap().remove(0)
-    }
-
-    fn is_strict(score: &RowScore) -> bool {
-        score.metrics["execution_strict"] == Share::of(true)
-    }
-
-    #[test]
-    fn what_counts_is_the_result() {
-        let gold = "SELECT name, legs FROM animal WHERE id > 1";
-        let same = " select legs, name from animal where not id < = 1 ; DROP TABLE animal";
-        assert_eq!(judge(gold, same).status, RowStatus::Correct);
-        assert_eq!(
-            judge(gold, "SELECT name, legs FROM animal").status,
-            RowStatus::Wrong
-        );
-    }
-
-    #[test]
-    fn a_prediction_must_agree_on_all_databases() {
-        let gold = "SELECT count(*) FROM animal";
-        assert_eq!(judge(gold, "SELECT 3").status, RowStatus::Wrong);
-        assert!(judge(gold, "SELECT max(id) FROM animal").correct);
-    }
-
-    #[test]
-    fn row_order_counts_where_gold_sorts() {
-        let (up, down) = (
-            "SELECT name FROM animal ORDER BY id",
-            "SELECT name FROM animal ORDER BY id DESC",
-        );
-        assert!(!judge(up, down).correct);
-        assert!(judge("SELECT name FROM animal", down).correct);
-        assert!(judge(&format!("SELECT name FROM ({up})"), down).correct);
-    }
-
-    #[test]
-    fn distinct_counts_in_strict_mode_only() {
-        let score = judge(
-            "SELECT DISTINCT legs FROM animal",
-            "SELECT legs FROM animal",
-        );
-        assert!(score.correct && !is_strict(&score));
-        let score = judge("SELECT legs FROM animal", "SELECT legs FROM animal");
-        assert!(score.correct && is_strict(&score));
-    }
-
-    #[test]
-    fn failures_are_told_apart() {
-        let good = "SELECT count(*) FROM animal";
-        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) \
-                       SELECT count(*) FROM n";
-        for (gold, prediction, status) in [
-            (good, "SELECT wings FROM animal", RowStatus::PredictionError),
-            (good, "", RowStatus::PredictionError),
-            (good, endless, RowStatus::Timeout),
-            ("SELECT wings FROM animal", good, RowStatus::GoldError),
-            (
-                "SELECT wings FROM animal",
-                "SELECT wings FROM animal",
-                RowStatus::GoldError,
-            ),
-        ] {
-            let score = judge(gold, prediction);
-            assert_eq!(score.status, status, "{gold} / {prediction}");
-            assert!(!score.correct && !is_strict(&score) && score.detail.is_some());
-        }
+    fn judge() -> SqlJudge {
+        SqlJudge::new(Sandbox::thread(), QueryLimits::default())
     }
 
     #[test]
     fn rows_keep_their_order_and_are_all_reported() {
         let (_folder, case) = zoo();
-        let judge = SqlJudge::new(QueryLimits::default());
         let cases: Vec<_> = (0..100).map(|i| case(&format!("SELECT {i}"))).collect();
         // Every third prediction is right.
         let predictions: Vec<_> = (0..100).map(|i| format!("SELECT {}", i - i % 3)).collect();
@@ -294,7 +183,7 @@ mod tests {
         let count = || {
             done.fetch_add(1, Ordering::Relaxed);
         };
-        let scores = judge.judge(&cases, &predictions, &count).unwrap();
+        let scores = judge().judge(&cases, &predictions, &count).unwrap();
         assert_eq!(done.into_inner(), 100);
         for (i, score) in scores.iter().enumerate() {
             assert_eq!((score.index, score.correct), (i, i % 3 == 0));
@@ -302,10 +191,58 @@ mod tests {
     }
 
     #[test]
+    fn a_row_shows_both_results() {
+        let (_folder, case) = zoo();
+        let predictions = ["SELECT 1 AS one".to_owned()];
+        let cases = [case("SELECT DISTINCT id FROM animal")];
+        let score = judge()
+            .judge(&cases, &predictions, &|| ())
+            .unwrap()
+            .remove(0);
+        assert_eq!(score.gold_result.unwrap().rows, [[1], [2]]);
+        assert_eq!(score.result.unwrap().columns, ["one"]);
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_opened_is_an_error() {
+        let (folder, case) = zoo();
+        let broken = folder.path().join("broken.sqlite");
+        std::fs::write(&broken, "no database".repeat(100)).unwrap();
+        let mut cases = vec![case("SELECT 1"); 20];
+        cases[13].databases = vec![broken];
+        let predictions = vec!["SELECT 1".to_owned(); 20];
+        let error = judge().judge(&cases, &predictions, &|| ()).unwrap_err();
+        assert!(error.to_string().contains("broken.sqlite"), "{error}");
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
     fn counts_that_differ_are_an_error() {
         let (_folder, case) = zoo();
-        let judge = SqlJudge::new(QueryLimits::default());
-        let error = judge.judge(&[case("SELECT 1")], &[], &|| ()).unwrap_err();
+        let error = judge().judge(&[case("SELECT 1")], &[], &|| ()).unwrap_err();
         assert_eq!(error.to_string(), "there are 0 predictions for 1 rows");
+    }
+
+    /// Each row loses its worker, and each gets a verdict.
+    #[test]
+    fn a_lost_worker_costs_one_row() {
+        let (_folder, case) = zoo();
+        let script = "echo '\"ready\"'; read line; echo '{\"running\":\"prediction\"}'; kill -9 $$";
+        let judge = SqlJudge::new(
+            Sandbox::program("/bin/sh", &["-c", script]),
+            QueryLimits::default(),
+        );
+        let cases = vec![case("SELECT 1"); 5];
+        let predictions = vec!["SELECT 1".to_owned(); 5];
+        let scores = judge.judge(&cases, &predictions, &|| ()).unwrap();
+        assert_eq!(scores.len(), 5);
+        for score in scores {
+            assert_eq!(score.status, RowStatus::PredictionError);
+            let detail = score.detail.unwrap();
+            assert!(
+                detail.contains("crashed its process (signal: 9"),
+                "{detail}"
+            );
+        }
     }
 }

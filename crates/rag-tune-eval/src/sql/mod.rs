@@ -1,23 +1,38 @@
 //! SQL execution accuracy: a prediction is correct when it returns what the gold query returns.
 //!
-//! - `tokens`: strings, comments and parentheses of SQL text
-//! - `database`: opening databases so that nothing can be written
-//! - `execute`: running one query within a budget
-//! - `table`, `compare`: results, and whether two of them say the same
-//! - `judge`: a row's verdict, and all rows in parallel
+//! The judge deals rows to worker processes, because model-written SQL is hostile:
+//!
+//! - `judge`, `deal`: all rows; which worker gets which
+//! - `sandbox`, `protocol`: starting workers, talking to them, and getting rid of those that hang or die
 //! - `scorer`: all of it as a [`Scorer`](crate::Scorer)
+//!
+//! In a worker:
+//!
+//! - `worker`, `confine`: its loop, and what it gives up before
+//! - `row_judge`: a row's verdict, and what a query means
+//! - `tokens`: strings, comments and parentheses of SQL text
+//! - `database`, `execute`: opening databases so that nothing can be written; running one query within a budget
+//! - `table`, `compare`: results, and whether two of them say the same
 
 mod compare;
+mod confine;
 mod database;
+mod deal;
 mod execute;
 mod judge;
+mod protocol;
+mod row_judge;
+mod sandbox;
 mod scorer;
 mod table;
 mod tokens;
+mod worker;
 
 pub use compare::{RowOrder, same_result};
 pub use database::{DATABASES_VARIABLE, Databases};
 pub use execute::{QueryError, QueryLimits};
 pub use judge::{SqlCase, SqlJudge};
+pub use sandbox::Sandbox;
 pub use scorer::SqlScorer;
 pub use table::{Cell, Table};
+pub use worker::run_worker;

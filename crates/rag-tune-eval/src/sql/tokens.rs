@@ -65,17 +65,55 @@ fn splits_operator(tokens: &[Token], i: usize) -> bool {
 /// The comparison `IS [NOT] DISTINCT FROM` keeps its word: without it there is no such operator.
 pub fn without_distinct(sql: &str) -> String {
     let tokens = tokenize(sql);
+    let is_comparison = |i: usize| {
+        let mut next = tokens[i + 1..].iter();
+        next.find(|token| token.kind != TokenKind::Space)
+            .is_some_and(|token| token.is_word("from"))
+    };
+    let kept = tokens
+        .iter()
+        .enumerate()
+        .filter(|(i, token)| !token.is_word("distinct") || is_comparison(*i));
+    kept.map(|(_, token)| token.text).collect()
+}
+
+/// `sql` with `YEAR(CURDATE())`, which SQLite does not know, replaced by the year in which Spider's gold queries
+/// that say so were written to be right.
+pub fn with_current_year(sql: &str) -> String {
+    const CALL: [&str; 6] = ["year", "(", "curdate", "(", ")", ")"];
+    let tokens = tokenize(sql);
     let mut text = String::with_capacity(sql.len());
-    for (i, token) in tokens.iter().enumerate() {
-        let next_word = tokens[i + 1..]
-            .iter()
-            .find(|next| next.kind != TokenKind::Space);
-        let is_comparison = next_word.is_some_and(|next| next.is_word("from"));
-        if !token.is_word("distinct") || is_comparison {
-            text.push_str(token.text);
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        match end_of_sequence(&tokens, at, &CALL) {
+            Some(end) => {
+                text.push_str("2020");
+                at = end;
+            }
+            None => {
+                text.push_str(token.text);
+                at += 1;
+            }
         }
     }
     text
+}
+
+/// Where `sequence` ends, if it stands at token `start`, with any white space between its words.
+fn end_of_sequence(tokens: &[Token], start: usize, sequence: &[&str]) -> Option<usize> {
+    let mut at = start;
+    for (i, expected) in sequence.iter().enumerate() {
+        // Only after the first word: else every token of a long run of spaces would look along all of it.
+        while i > 0 && tokens.get(at)?.kind == TokenKind::Space {
+            at += 1;
+        }
+        let token = tokens.get(at)?;
+        if !token.is_word(expected) && !token.is_symbol(expected) {
+            return None;
+        }
+        at += 1;
+    }
+    Some(at)
 }
 
 /// Whether the outermost query sorts its rows: an `ORDER BY` outside all parentheses.
@@ -180,6 +218,20 @@ mod tests {
         );
         let kept = "SELECT \"distinct\", distinct_id FROM t WHERE a IS NOT DISTINCT FROM b";
         assert_eq!(without_distinct(kept), kept);
+    }
+
+    #[test]
+    fn the_current_year_is_2020_outside_strings() {
+        assert_eq!(
+            with_current_year("SELECT year ( CURDATE( ) ) - 1, Year(curdate())-age FROM t"),
+            "SELECT 2020 - 1, 2020-age FROM t"
+        );
+        for kept in [
+            "SELECT 'YEAR(CURDATE())' FROM t",
+            "SELECT year(curdate(), 1), year FROM t WHERE year(curdate(",
+        ] {
+            assert_eq!(with_current_year(kept), kept);
+        }
     }
 
     #[test]

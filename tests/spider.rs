@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rag_tune_eval::sql::{
-    DATABASES_VARIABLE, Databases, QueryLimits, SqlCase, SqlJudge, SqlScorer,
+    DATABASES_VARIABLE, Databases, QueryLimits, Sandbox, SqlCase, SqlJudge, SqlScorer,
 };
 use rag_tune_eval::{ScoreReport, Scorer};
 
@@ -22,7 +22,8 @@ fn spider() -> Option<SqlScorer> {
         return None;
     };
     let databases = Databases::open(&databases).unwrap();
-    let judge = SqlJudge::new(QueryLimits::default());
+    let sandbox = Sandbox::program(env!("CARGO_BIN_EXE_rag-tune"), &["sql-worker"]);
+    let judge = SqlJudge::new(sandbox, QueryLimits::default());
     Some(SqlScorer::new(judge, read_cases(&rows, &databases)))
 }
 
