@@ -45,6 +45,7 @@ pub fn page(sides: &[Side], contrasts: &[Contrast]) -> Comparison {
             .iter()
             .map(|contrast| test(&labels, contrast))
             .collect(),
+        test_method: test_method(contrasts),
         rows: (0..evaluated[0].answers.len())
             .map(|row| compared_row(&evaluated, row))
             .collect(),
@@ -109,8 +110,8 @@ fn facts(report: &ScoreReport) -> Vec<(String, String)> {
 fn test(labels: &[&str], contrast: &Contrast) -> PairTest {
     let difference = &contrast.difference;
     PairTest {
-        first: contrast.first,
-        second: contrast.second,
+        first: labels[contrast.first].to_owned(),
+        second: labels[contrast.second].to_owned(),
         only_first: difference.only_first.round() as usize,
         only_second: difference.only_second.round() as usize,
         difference: difference.difference,
@@ -118,6 +119,18 @@ fn test(labels: &[&str], contrast: &Contrast) -> PairTest {
         p_value: contrast.adjusted_p_value,
         verdict: contrast.verdict(labels[contrast.first], labels[contrast.second]),
     }
+}
+
+/// Each kind of test that was made; sides with one seed and sides with several may stand together.
+fn test_method(contrasts: &[Contrast]) -> String {
+    let mut methods: Vec<String> = Vec::new();
+    for contrast in contrasts {
+        let method = contrast.test(contrasts.len());
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    methods.join("; ")
 }
 
 fn compared_row(evaluated: &[&Evaluated], row: usize) -> ComparedRow {

@@ -4,7 +4,7 @@
 //! - `arms`: the evaluations, arranged as the experiment is
 //! - `bar_chart`: what bars say, whatever they compare; `bar_plot`: how they are laid out and drawn
 //! - `accuracy_chart`: the bars of arms; `loss_chart`: curves; `heading`: what all charts share
-//! - `comparison`: evaluations of the same rows, as one HTML file
+//! - `comparison`: evaluations of the same rows; `page`, `page_tables`, `page_data`: their HTML file, with `assets/`
 //! - `canvas`, `axes`: drawing onto SVG and PNG alike; `save`: the files
 //! - `table`: the same numbers as text
 
@@ -18,6 +18,9 @@ mod comparison;
 mod error;
 mod heading;
 mod loss_chart;
+mod page;
+mod page_data;
+mod page_tables;
 mod runs;
 #[cfg(test)]
 mod samples;
