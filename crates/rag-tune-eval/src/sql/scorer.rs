@@ -37,7 +37,7 @@ impl Scorer for SqlScorer {
     }
 
     fn prepare(&self) -> Result<(), EvalError> {
-        // Finds a damaged database; the judge keeps the results.
+        // Finds a damaged database, and a worker that does not start.
         let gold: Vec<String> = self.cases.iter().map(|case| case.gold.clone()).collect();
         self.judge.judge(&self.cases, &gold, &|| ())?;
         Ok(())
