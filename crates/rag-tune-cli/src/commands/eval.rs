@@ -19,8 +19,8 @@ use crate::run_folder::RunFolder;
 
 /// Answer the questions of a split and score the answers
 ///
-/// With --adapter: every finished run at DIR, each with the config it was trained with. With --config: the base model
-/// without an adapter. Writes eval/NAME/predictions.jsonl and scores.json below the run folder; NAME is the split and
+/// With --adapter: every finished run at DIR, each with the config it was trained with, or with --config's. With --config
+/// alone: the base model without an adapter. Writes eval/NAME/predictions.jsonl and scores.json below the run folder; NAME is the split and
 /// the kind of prompt.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -29,14 +29,9 @@ use crate::run_folder::RunFolder;
   rag-tune eval --config configs/sql_rag1.toml                          # no adapter")]
 pub struct EvalArgs {
     /// A run folder, or a folder of several
-    #[arg(
-        long,
-        value_name = "DIR",
-        required_unless_present = "config",
-        conflicts_with = "config"
-    )]
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
     adapter: Option<PathBuf>,
-    /// A config whose base model is scored as it is
+    /// The config; without --adapter its base model is scored as it is [default: the one of the training]
     #[arg(long, value_name = "CONFIG")]
     config: Option<PathBuf>,
     /// Run folder to write below [default: the adapter's, or OUTPUT of the config]
@@ -48,6 +43,9 @@ pub struct EvalArgs {
     /// Folder of DB_ID/DB_ID.sqlite; stands for --set eval.databases [also: RAG_TUNE_DATABASES]
     #[arg(long, value_name = "DIR")]
     databases: Option<PathBuf>,
+    /// Folder that may hold the prompts already [default: augmented in the run folder]
+    #[arg(long, value_name = "DIR")]
+    augmented: Option<PathBuf>,
     #[command(flatten)]
     overrides: Overrides,
     #[command(flatten)]
@@ -84,7 +82,7 @@ struct LoadedBase {
 
 impl EvalArgs {
     fn subjects(&self) -> anyhow::Result<Vec<Subject>> {
-        if let Some(config) = &self.config {
+        if let (Some(config), None) = (&self.config, &self.adapter) {
             let config = self.load_config(config)?;
             let run = self
                 .out
@@ -100,7 +98,8 @@ impl EvalArgs {
         let several = runs.len() > 1;
         runs.iter()
             .map(|run| {
-                let config = self.load_config(&run.config())?;
+                let path = self.config.clone().unwrap_or_else(|| run.config());
+                let config = self.load_config(&path)?;
                 let target = match &self.out {
                     Some(out) if several => RunFolder::new(out.join(run.name())),
                     Some(out) => RunFolder::new(out),
@@ -136,7 +135,7 @@ impl EvalArgs {
             .clone()
             .unwrap_or_else(|| default_name(&config, adapter.is_some()));
         Ok(Subject {
-            augmented: run.augmented(),
+            augmented: self.augmented.clone().unwrap_or_else(|| run.augmented()),
             evaluation: Evaluation {
                 run: target.name(),
                 folder: target.evaluation(&name),

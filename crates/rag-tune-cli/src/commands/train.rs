@@ -1,6 +1,6 @@
 //! `rag-tune train`: augment if needed, then train a LoRA adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -39,6 +39,9 @@ pub struct TrainArgs {
     /// Replace the run that is in the folder, its scores included
     #[arg(long, conflicts_with = "resume")]
     force: bool,
+    /// Folder of the augmented files, which several runs may share [default: augmented in the run folder]
+    #[arg(long, value_name = "DIR")]
+    augmented: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArgs,
 }
@@ -56,10 +59,11 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
 
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
-    let set = training_rows(config, &run, &found, &hub, out)?;
+    let augmented = args.augmented.clone().unwrap_or_else(|| run.augmented());
+    let set = training_rows(config, &augmented, &found, &hub, out)?;
     let model = found.load(&config.model, out)?;
     if !args.resume {
-        begin(&run, &resolved, &found)?;
+        begin(&run, &resolved, &augmented, &found)?;
     }
     let request = TrainRequest {
         model: &model,
@@ -88,18 +92,18 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
 /// The training split, augmented first if needed, as token ids.
 fn training_rows(
     config: &RunConfig,
-    run: &RunFolder,
+    folder: &Path,
     found: &FoundModel,
     hub: &Hub,
     out: &Output,
 ) -> anyhow::Result<TrainSet> {
-    let (folder, splits) = (run.augmented(), config.splits());
+    let splits = config.splits();
     let task = config.task.load()?;
     let augmentation = Augmentation {
         config,
         task: &task,
         splits: &splits,
-        folder: &folder,
+        folder,
     };
     let epochs = augmentation.training_rows(hub, out)?;
     let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
@@ -142,8 +146,13 @@ impl TrainArgs {
 }
 
 /// Clears what an earlier run left, and writes down what this one is made from.
-fn begin(run: &RunFolder, resolved: &ResolvedConfig, found: &FoundModel) -> anyhow::Result<()> {
-    let manifest = Manifest::load(&run.augmented())?;
+fn begin(
+    run: &RunFolder,
+    resolved: &ResolvedConfig,
+    augmented: &Path,
+    found: &FoundModel,
+) -> anyhow::Result<()> {
+    let manifest = Manifest::load(augmented)?;
     let manifest = manifest.context("the augmented files have lost their manifest")?;
     run.clear()?;
     write_atomically(&run.config(), &resolved.to_toml(Docs::Hidden))?;
