@@ -25,6 +25,7 @@ fn every_command_explains_itself_with_an_example() {
         "config",
         "inspect",
         "demo-data",
+        "reproduce",
     ] {
         let text = help(&[command, "--help"]);
         assert!(text.contains("Example"), "{text}");

@@ -109,11 +109,22 @@ fn small_batch(set: &TrainSet) -> anyhow::Result<TrainBatch> {
     })
 }
 
+impl Forecast {
+    /// Memory of the whole run.
+    pub fn total_bytes(&self) -> usize {
+        self.memory.total_bytes() + self.adapter_bytes
+    }
+
+    /// Tokens that are learnt from in a second, forward and backward.
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens_per_s
+    }
+}
+
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = &self.memory;
-        let total = memory.total_bytes() + self.adapter_bytes;
-        writeln!(f, "\npredicted memory  {}", gib(total))?;
+        writeln!(f, "\npredicted memory  {}", gib(self.total_bytes()))?;
         writeln!(f, "  weights         {}", gib(memory.weight_bytes))?;
         writeln!(f, "  activations     {}", gib(memory.activation_bytes))?;
         writeln!(f, "  temporary       {}", gib(memory.transient_bytes))?;
@@ -127,11 +138,13 @@ impl fmt::Display for Forecast {
     }
 }
 
-fn gib(bytes: usize) -> String {
+/// Bytes as people read them.
+pub fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
-fn duration(seconds: f64) -> String {
+/// Seconds in a fitting unit.
+pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{s:.0} s"),
         s if s < 90.0 * 60.0 => format!("{:.0} min", s / 60.0),

@@ -17,6 +17,7 @@ mod files;
 mod forecast;
 mod leakage;
 mod output;
+mod reproduce;
 mod run_folder;
 mod sample;
 mod scoring;

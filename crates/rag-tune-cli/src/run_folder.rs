@@ -123,10 +123,16 @@ impl RunFolder {
 
     /// Whether training has begun and can be resumed.
     pub fn has_checkpoints(&self) -> bool {
+        self.last_checkpoint().is_some()
+    }
+
+    /// The step of the last checkpoint.
+    pub fn last_checkpoint(&self) -> Option<usize> {
+        let entries = std::fs::read_dir(self.checkpoints()).ok()?;
+        let names = entries.flatten().map(|entry| entry.file_name());
         // Unfinished ones have other names.
-        let complete = |name: OsString| name.to_string_lossy().starts_with("step-");
-        std::fs::read_dir(self.checkpoints())
-            .is_ok_and(|entries| entries.flatten().any(|entry| complete(entry.file_name())))
+        let step = |name: OsString| name.to_str()?.strip_prefix("step-")?.parse().ok();
+        names.filter_map(step).max()
     }
 }
 

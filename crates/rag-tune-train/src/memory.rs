@@ -61,7 +61,7 @@ fn transient_bytes(config: &LlamaConfig, tokens: usize) -> usize {
 }
 
 /// Memory that a new program could use without swapping, where the system tells.
-fn available_bytes() -> Option<usize> {
+pub fn available_bytes() -> Option<usize> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

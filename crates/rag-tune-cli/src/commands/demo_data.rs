@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::demo_data::{DemoTask, Overwrite, generate};
 use crate::error::InputError;
-use crate::files::write_atomically;
 use crate::output::Output;
 use crate::synthetic;
 
@@ -43,7 +42,7 @@ pub fn demo_data(args: &DemoDataArgs, out: &mut Output) -> anyhow::Result<()> {
         Overwrite::Refuse
     };
     let summary = generate(args.task, &args.out, args.seed, overwrite)?;
-    write_atomically(&args.out.join(synthetic::MARKER), synthetic::MARKER_TEXT)?;
+    synthetic::mark(&args.out)?;
     let databases = match summary.databases {
         0 => String::new(),
         count => format!("{count} databases, "),

@@ -8,9 +8,12 @@ mod debug_logits;
 mod demo_data;
 mod eval;
 mod inspect;
+mod reproduce;
 mod score;
 mod sql_worker;
 mod train;
+
+pub use score::percent;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +35,7 @@ pub enum Command {
     Chart(chart::ChartArgs),
     Config(config::ConfigCommandArgs),
     Inspect(inspect::InspectArgs),
+    Reproduce(Box<reproduce::ReproduceArgs>),
     DemoData(demo_data::DemoDataArgs),
     #[command(hide = true)]
     DebugLogits(debug_logits::DebugLogitsArgs),
@@ -51,6 +55,7 @@ impl Command {
             Self::Chart(args) => chart::chart(args, out),
             Self::Config(args) => config::config(args, out),
             Self::Inspect(args) => inspect::inspect(args, out),
+            Self::Reproduce(args) => reproduce::reproduce(args, out),
             Self::DemoData(args) => demo_data::demo_data(args, out),
             Self::DebugLogits(args) => debug_logits::debug_logits(args, out),
             Self::SqlWorker(args) => sql_worker::sql_worker(args),

@@ -30,11 +30,21 @@ impl Override {
 
     /// A flag of its own that names a path, such as `--out` for `output`.
     pub fn path(flag: &'static str, key: &str, path: &Path) -> Self {
-        let value = toml::Value::String(path.display().to_string());
+        Self::value(flag, key, path.display().to_string())
+    }
+
+    /// A value that `origin`, a flag or a command, gives to `key`.
+    pub fn value(origin: &'static str, key: &str, value: impl Into<toml::Value>) -> Self {
+        let value = value.into();
         Self {
-            flag,
+            flag: origin,
             text: format!("{key}={value}"),
         }
+    }
+
+    /// The key that it sets.
+    pub fn key(&self) -> &str {
+        self.text.split_once('=').map_or("", |(key, _)| key.trim())
     }
 }
 

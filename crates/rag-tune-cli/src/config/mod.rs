@@ -124,8 +124,21 @@ impl ResolvedConfig {
             path: path.to_owned(),
             source,
         })?;
+        Self::from_text(path, &text, overrides, environment)
+    }
+
+    /// As [`ResolvedConfig::load`], with the text of the file, which need not be there; `path` names it in messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem that can be found at once.
+    pub fn from_text(
+        path: &Path,
+        text: &str,
+        overrides: &[Override],
+        environment: &Environment,
+    ) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let mut settings = layers::read_file(path, &text, &mut problems)?;
+        let mut settings = layers::read_file(path, text, &mut problems)?;
         layers::apply_environment(&mut settings, environment);
         layers::apply_overrides(&mut settings, overrides, &mut problems);
         settings::check_types(&mut settings, &mut problems);
