@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rag_tune_eval::statistics::{Difference, SIGNIFICANCE, Test, holm};
+use rag_tune_eval::statistics::{Difference, Outcomes, SIGNIFICANCE, Test, holm};
 
 use crate::evaluated::{Evaluated, Side, below, check_same_rows};
 
@@ -25,11 +25,15 @@ impl Contrast {
         let pairs: Vec<(usize, usize)> = (0..sides.len())
             .flat_map(|first| (first + 1..sides.len()).map(move |second| (first, second)))
             .collect();
+        let outcomes: Vec<&Outcomes> = sides.iter().map(|side| &side.outcomes).collect();
+        Self::of(&outcomes, &pairs)
+    }
+
+    /// These pairs (indices) of `outcomes`; both sides of a pair are of the same rows.
+    pub fn of(outcomes: &[&Outcomes], pairs: &[(usize, usize)]) -> Vec<Self> {
         let differences: Vec<Difference> = pairs
             .iter()
-            .map(|&(first, second)| {
-                Difference::between(&sides[first].outcomes, &sides[second].outcomes)
-            })
+            .map(|&(first, second)| Difference::between(outcomes[first], outcomes[second]))
             .collect();
         let p_values: Vec<f64> = differences
             .iter()
@@ -37,10 +41,10 @@ impl Contrast {
             .collect();
         let adjusted = holm(&p_values);
         pairs
-            .into_iter()
+            .iter()
             .zip(differences)
             .zip(adjusted)
-            .map(|(((first, second), difference), adjusted_p_value)| Self {
+            .map(|((&(first, second), difference), adjusted_p_value)| Self {
                 first,
                 second,
                 difference,

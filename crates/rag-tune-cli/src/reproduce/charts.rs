@@ -111,7 +111,10 @@ fn bar_chart(results: &Results, figure: &FigureResult) -> BarChart {
             .iter()
             .map(|&series| figure.grid.series[series].clone())
             .collect(),
-        baselines: 0,
+        baselines: series
+            .iter()
+            .filter(|series| **series < figure.grid.baselines)
+            .count(),
         bars: figure
             .bars
             .iter()

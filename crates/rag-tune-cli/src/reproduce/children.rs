@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -105,6 +106,8 @@ impl Children<'_> {
             // The config has the folder that was resolved; the variable would go before it.
             .env_remove(DATABASES_VARIABLE)
             .env("RAYON_NUM_THREADS", self.threads.to_string())
+            // Ctrl-C is for the grid, which then stops its steps.
+            .process_group(0)
             .stdin(Stdio::from(self.lock.try_clone()?))
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log));

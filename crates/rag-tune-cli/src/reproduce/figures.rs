@@ -71,6 +71,8 @@ pub struct Grid {
     pub groups: Vec<String>,
     /// In the legend.
     pub series: Vec<String>,
+    /// How many of the series, from the first, are the untrained model's.
+    pub baselines: usize,
     /// The bars.
     pub bars: Vec<GridBar>,
     /// Pairs of bars (indices) whose difference the figure is about.
@@ -89,14 +91,20 @@ pub fn grid(figure: Figure, embedder: &str, seed: u64) -> Grid {
         Figure::B => by_method(embedder, seed),
         Figure::C => by_examples(seed),
         Figure::D => by_constraint(seed),
-        Figure::E => Grid {
-            figure,
-            bars: by_task(seed).bars[..2].to_vec(),
-            groups: vec!["text-to-SQL".to_owned()],
-            series: vec!["zero-shot".to_owned(), "RAG".to_owned()],
-            comparisons: Vec::new(),
-            notes: Vec::new(),
-        },
+        Figure::E => by_adapter(seed),
+    }
+}
+
+/// The two SQL adapters of (a): what is drawn are their losses.
+fn by_adapter(seed: u64) -> Grid {
+    let mut grid = by_task(seed);
+    let is_own = |bar: &GridBar| bar.cell.adapter == Some(bar.cell.prompts);
+    grid.bars
+        .retain(|bar| bar.cell.task == Task::Sql && is_own(bar));
+    Grid {
+        figure: Figure::E,
+        comparisons: Vec::new(),
+        ..grid
     }
 }
 
@@ -110,17 +118,18 @@ fn by_task(seed: u64) -> Grid {
         Task::Functional => (41, 82),
     };
     let arms = [
-        (Some(zero_shot), zero_shot, "zero-shot adapter and prompt"),
-        (Some(rag), rag, "RAG adapter and prompt, 1 example"),
-        (Some(zero_shot), rag, "zero-shot adapter, RAG prompt"),
-        (Some(rag), zero_shot, "RAG adapter, zero-shot prompt"),
         (None, zero_shot, "untrained, zero-shot prompt"),
         (None, rag, "untrained, RAG prompt"),
+        (Some(zero_shot), zero_shot, "zero-shot adapter and prompt"),
+        (Some(zero_shot), rag, "zero-shot adapter, RAG prompt"),
+        (Some(rag), zero_shot, "RAG adapter, zero-shot prompt"),
+        (Some(rag), rag, "RAG adapter and prompt, 1 example"),
     ];
+    let (zero_shot_arm, rag_arm) = (2, 5);
     let mut bars = Vec::new();
     let mut comparisons = Vec::new();
     for (group, task) in Task::ALL.into_iter().enumerate() {
-        comparisons.push((bars.len(), bars.len() + 1));
+        comparisons.push((bars.len() + zero_shot_arm, bars.len() + rag_arm));
         for (series, (adapter, prompts, _)) in arms.into_iter().enumerate() {
             let (own, extra) = importance(task);
             bars.push(GridBar {
@@ -141,6 +150,7 @@ fn by_task(seed: u64) -> Grid {
         figure: Figure::A,
         groups: Task::ALL.map(|task| task.label().to_owned()).to_vec(),
         series: arms.map(|(_, _, label)| label.to_owned()).to_vec(),
+        baselines: 2,
         bars,
         comparisons,
         notes: Vec::new(),
@@ -177,6 +187,7 @@ fn by_method(embedder: &str, seed: u64) -> Grid {
         figure: Figure::B,
         groups: methods.map(|(_, label, _)| label.to_owned()).to_vec(),
         series: vec!["tuned, 1 example".to_owned()],
+        baselines: 0,
         comparisons: [0, 1, 3, 4, 5, 7].map(|method| (random, method)).to_vec(),
         bars,
         notes: vec![format!(
@@ -202,8 +213,8 @@ fn by_examples(seed: u64) -> Grid {
     for (group, examples) in EXAMPLES.into_iter().enumerate() {
         let prompts = Prompts::semantic(examples);
         let cells = [
-            (Cell::tuned(Task::Sql, prompts, seed), tuned(examples)),
             (Cell::untrained(Task::Sql, prompts, seed), untuned(examples)),
+            (Cell::tuned(Task::Sql, prompts, seed), tuned(examples)),
         ];
         for (series, (cell, importance)) in cells.into_iter().enumerate() {
             bars.push(GridBar {
@@ -224,7 +235,8 @@ fn by_examples(seed: u64) -> Grid {
     Grid {
         figure: Figure::C,
         groups: EXAMPLES.map(label).to_vec(),
-        series: vec!["tuned".to_owned(), "untuned".to_owned()],
+        series: vec!["untuned".to_owned(), "tuned".to_owned()],
+        baselines: 1,
         bars,
         comparisons,
         notes: Vec::new(),
@@ -255,6 +267,7 @@ fn by_constraint(seed: u64) -> Grid {
             "only other databases".to_owned(),
         ],
         series: vec!["tuned, 1 example".to_owned()],
+        baselines: 0,
         bars: constraints.into_iter().enumerate().map(bar).collect(),
         comparisons: vec![(0, 1)],
         notes: Vec::new(),

@@ -82,7 +82,8 @@ fn figure_text(figure: &FigureResult) -> String {
                 points(difference.ci95.hi)
             ),
             format!("{:.3}", difference.p_value),
-            if difference.is_within_noise() {
+            format!("{:.3}", pair.adjusted_p_value),
+            if pair.within_noise {
                 "within noise"
             } else {
                 ""
@@ -91,7 +92,10 @@ fn figure_text(figure: &FigureResult) -> String {
         ]
     });
     if !figure.comparisons.is_empty() {
-        text += &table(&["difference", "points", "95 % interval", "p", ""], rows);
+        text += &table(
+            &["difference", "points", "95 % interval", "p", "adjusted", ""],
+            rows,
+        );
     }
     for note in &figure.notes {
         text += &format!("\n{note}\n");

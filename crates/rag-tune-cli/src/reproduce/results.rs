@@ -14,6 +14,7 @@ use super::plan::{Plan, Verdict};
 use super::published;
 use super::recipe::Recipe;
 use super::records::{self, Record};
+use crate::contrasts::Contrast;
 use crate::files::write_atomically;
 
 /// `results.json`.
@@ -143,6 +144,10 @@ pub struct ComparisonResult {
     /// The second against the first.
     #[serde(flatten)]
     pub difference: Difference,
+    /// `p_value`, adjusted for the number of comparisons of the figure (Holm).
+    pub adjusted_p_value: f64,
+    /// Whether the bars cannot be told apart.
+    pub within_noise: bool,
 }
 
 /// A step's prediction and what became of it.
@@ -315,14 +320,11 @@ impl FigureResult {
         let bars: Vec<BarResult> = (0..grid.bars.len())
             .filter_map(|bar| BarResult::new(&grid, bar, seeds, cells))
             .collect();
-        let comparisons = grid.comparisons.iter().filter_map(|&(first, second)| {
-            let find = |index| bars.iter().find(|bar| bar.bar == index);
-            ComparisonResult::new(&grid, find(first)?, find(second)?)
-        });
+        let comparisons = ComparisonResult::all(&grid, &bars);
         Self {
             figure: figure.letter(),
             title: figure.title(),
-            comparisons: comparisons.collect(),
+            comparisons,
             notes: if bars.is_empty() {
                 Vec::new()
             } else {
@@ -371,10 +373,24 @@ impl BarResult {
 }
 
 impl ComparisonResult {
-    fn new(grid: &Grid, first: &BarResult, second: &BarResult) -> Option<Self> {
-        if first.n != second.n {
-            return None;
-        }
+    /// The comparisons of the figure, as far as both bars are there and are of the same rows.
+    fn all(grid: &Grid, bars: &[BarResult]) -> Vec<Self> {
+        let place = |index: usize| bars.iter().position(|bar| bar.bar == index);
+        let pairs: Vec<(usize, usize)> = grid
+            .comparisons
+            .iter()
+            .filter_map(|&(first, second)| Some((place(first)?, place(second)?)))
+            .filter(|&(first, second)| bars[first].n == bars[second].n)
+            .collect();
+        let outcomes: Vec<&Outcomes> = bars.iter().map(|bar| &bar.outcomes).collect();
+        Contrast::of(&outcomes, &pairs)
+            .iter()
+            .map(|contrast| Self::new(grid, bars, contrast))
+            .collect()
+    }
+
+    fn new(grid: &Grid, bars: &[BarResult], contrast: &Contrast) -> Self {
+        let (first, second) = (&bars[contrast.first], &bars[contrast.second]);
         let bar = |result: &BarResult| &grid.bars[result.bar];
         // Named by what they differ in.
         let (of, first_name, second_name) = if bar(first).group == bar(second).group {
@@ -392,12 +408,14 @@ impl ComparisonResult {
             };
             (of, &first.group, &second.group)
         };
-        Some(Self {
+        Self {
             of: of.to_owned(),
             first: first_name.clone(),
             second: second_name.clone(),
-            difference: Difference::between(&first.outcomes, &second.outcomes),
-        })
+            difference: contrast.difference,
+            adjusted_p_value: contrast.adjusted_p_value,
+            within_noise: contrast.is_within_noise(),
+        }
     }
 
     /// Both bars, with `between` between them.
@@ -411,12 +429,57 @@ impl ComparisonResult {
 
     /// A warning where the difference is within noise.
     pub fn warning(&self) -> Option<String> {
-        self.difference.is_within_noise().then(|| {
+        self.within_noise.then(|| {
             format!(
                 "Within noise (p = {:.2}): {}.",
-                self.difference.p_value,
+                self.adjusted_p_value,
                 self.label(" and ")
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bar(grid: &Grid, bar: usize, rows: Vec<bool>) -> BarResult {
+        let outcomes = Outcomes::new(vec![rows]);
+        BarResult {
+            group: grid.groups[grid.bars[bar].group].clone(),
+            series: grid.series[grid.bars[bar].series].clone(),
+            pooled: outcomes.pooled(),
+            n: outcomes.rows(),
+            seed_values: vec![42],
+            published: None,
+            bar,
+            outcomes,
+        }
+    }
+
+    #[test]
+    fn a_chart_warns_only_of_differences_within_noise() {
+        let grid = grid(Figure::D, "MiniLM", 42);
+        let none = vec![false; 40];
+        let all = vec![true; 40];
+        let mut one = none.clone();
+        one[0] = true;
+        let warning = |second: &[bool]| {
+            let bars = [bar(&grid, 0, none.clone()), bar(&grid, 1, second.to_vec())];
+            ComparisonResult::all(&grid, &bars)[0].warning()
+        };
+        assert_eq!(
+            warning(&one).unwrap(),
+            "Within noise (p = 1.00): same database allowed and only other databases."
+        );
+        assert_eq!(warning(&all), None);
+    }
+
+    #[test]
+    fn bars_of_other_rows_or_without_results_are_not_compared() {
+        let grid = grid(Figure::D, "MiniLM", 42);
+        let bars = [bar(&grid, 0, vec![true; 3]), bar(&grid, 1, vec![true; 4])];
+        assert!(ComparisonResult::all(&grid, &bars).is_empty());
+        assert!(ComparisonResult::all(&grid, &bars[..1]).is_empty());
     }
 }
