@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -81,6 +81,7 @@ pub struct ReproduceArgs {
 
 /// Runs the command.
 pub fn reproduce(args: &ReproduceArgs, out: &mut Output) -> anyhow::Result<()> {
+    let started = Instant::now();
     let recipe = args.recipe()?;
     let lock = lock(&recipe.folder)?;
     let wanted = cells(&args.figures, &args.tasks, &args.seeds);
@@ -100,8 +101,12 @@ pub fn reproduce(args: &ReproduceArgs, out: &mut Output) -> anyhow::Result<()> {
         &mut corrections,
         out,
     )?;
-    let plan = Plan::new(wanted, &facts, args.budget);
-    let limits = args.limits(&plan, &facts);
+    // Measuring has taken its part.
+    let budget = args
+        .budget
+        .map(|budget| budget.saturating_sub(started.elapsed()));
+    let plan = Plan::new(wanted, &facts, budget);
+    let limits = args.limits(&plan, &facts, budget);
     if args.dry_run {
         return Ok(out.data(&facts.shown(&plan, &limits))?);
     }
@@ -199,7 +204,7 @@ impl ReproduceArgs {
         Ok(errors)
     }
 
-    fn limits(&self, plan: &Plan, facts: &Facts<'_>) -> Limits {
+    fn limits(&self, plan: &Plan, facts: &Facts<'_>, budget: Option<Duration>) -> Limits {
         let bytes = available_bytes().unwrap_or(usize::MAX) / 10 * 9;
         let steps = plan.steps();
         let largest = steps.iter().map(|step| facts.estimate(step).bytes).max();
@@ -211,7 +216,7 @@ impl ReproduceArgs {
         Limits {
             jobs,
             bytes,
-            budget: self.budget,
+            budget,
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct Limits {
     pub jobs: usize,
     /// Memory of all of them.
     pub bytes: usize,
-    /// Wall time of this call.
+    /// Wall time that is left of this call.
     pub budget: Option<Duration>,
 }
 
