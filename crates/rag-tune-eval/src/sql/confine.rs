@@ -36,7 +36,7 @@ pub fn confine() -> io::Result<()> {
 
 #[cfg(unix)]
 fn limit_resources() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     // No file grows, and a crash leaves no image of the memory behind.
     let mut limits = vec![(Resource::Fsize, 0), (Resource::Core, 0)];
     limits.push((Resource::Nofile, OPEN_FILES));
@@ -44,6 +44,10 @@ fn limit_resources() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     limits.push((Resource::As, ADDRESS_SPACE_BYTES));
     for (resource, limit) in limits {
+        // A limit that is lower already cannot be raised, and need not be.
+        let limit = getrlimit(resource)
+            .maximum
+            .map_or(limit, |maximum| limit.min(maximum));
         let both = Rlimit {
             current: Some(limit),
             maximum: Some(limit),
