@@ -4,7 +4,7 @@
 //!   original experiment got
 //! - [`recipe`]: the config of each step; [`folder`]: where its files lie; [`records`]: what is known of it
 //! - [`estimator`]: what a step will take, from [`lengths`] and [`speeds`]; [`corrections`]: what finished steps say
-//!   about predictions; [`plan`]: what is run within the budget
+//!   about predictions; [`facts`]: all that is known before the plan is made; [`plan`]: what is run within the budget
 //! - [`execute`]: runs the steps of a plan, each as a run of this program ([`children`])
 //! - [`results`]: `results.json`; [`markdown`]: `results.md`; [`charts`]
 
@@ -14,6 +14,7 @@ pub mod children;
 pub mod corrections;
 pub mod estimator;
 pub mod execute;
+pub mod facts;
 pub mod figures;
 pub mod folder;
 mod lengths;
