@@ -126,13 +126,19 @@ pub(super) fn open_read_only(path: &Path) -> Result<Connection, EvalError> {
     })
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens `path` for our own look at its tables; queries that nobody has read belong to [`open_read_only`].
+pub(super) fn open_for_schema(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(immutable_uri(path), flags)?;
     // SQLite opens lazily: reading the schema shows now whether this is a database at all.
     connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = open_for_schema(path)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "query_only", true)?;

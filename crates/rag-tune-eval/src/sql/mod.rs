@@ -4,6 +4,7 @@
 //!
 //! - `judge`, `deal`: all rows; which worker gets which
 //! - `sandbox`, `protocol`: starting workers, talking to them, and getting rid of those that hang or die
+//! - [`structure`]: exact-set match and hardness, from the text of the queries alone
 //! - `scorer`: all of it as a [`Scorer`](crate::Scorer)
 //!
 //! In a worker:
@@ -24,6 +25,7 @@ mod protocol;
 mod row_judge;
 mod sandbox;
 mod scorer;
+pub mod structure;
 mod table;
 mod tokens;
 mod worker;
