@@ -64,6 +64,16 @@ fn every_gold_query_equals_itself() {
     let report = report(&scorer, &gold(&scorer));
     assert_eq!((report.correct, report.total), (568, 568));
     assert_eq!(report.metrics["execution_strict"], Some(1.0));
+    assert_eq!(report.metrics["exact_set_match"], Some(1.0));
+    let classes = report.classes.iter();
+    let classes: Vec<_> = classes
+        .map(|(name, class)| (name.as_str(), class.total))
+        .collect();
+    // As the official evaluation counts them (`scripts/golden_spider_structure.py`).
+    assert_eq!(
+        classes,
+        [("easy", 135), ("medium", 241), ("hard", 93), ("extra", 99)]
+    );
     assert_eq!(
         (
             report.gold_errors,

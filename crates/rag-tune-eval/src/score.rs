@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
@@ -10,6 +11,7 @@ use crate::rows::{RowScore, RowStatus, Share};
 use crate::run_info::RunInfo;
 use crate::save::save_atomically;
 use crate::scorer::Scorer;
+use crate::sql::structure::Hardness;
 use crate::statistics::{Interval, accuracy_interval, ratio_interval};
 
 /// How many rows of a class are right.
@@ -44,9 +46,10 @@ pub struct ScoreReport {
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Their 95 % intervals.
     pub intervals: BTreeMap<String, Interval>,
-    /// The main metric by class of row, such as the hardness of the query; empty if rows have no classes.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
-    pub classes: BTreeMap<String, ClassScore>,
+    /// The main metric by class of row, such as the hardness of the query, from easy to hard where that has a meaning;
+    /// empty if rows have no classes.
+    #[serde(skip_serializing_if = "IndexMap::is_empty", default)]
+    pub classes: IndexMap<String, ClassScore>,
     /// Rows whose gold answer is unusable; they count as not correct.
     pub gold_errors: usize,
     /// Rows whose prediction is no answer.
@@ -90,10 +93,11 @@ impl ScoreReport {
             metrics.insert(name.to_owned(), ratio(&shares));
             intervals.insert(name.to_owned(), ratio_interval(&shares));
         }
-        let mut by_class: BTreeMap<&String, Vec<&RowScore>> = BTreeMap::new();
+        let mut by_class: BTreeMap<(usize, &String), Vec<&RowScore>> = BTreeMap::new();
         for row in rows {
             if let Some(class) = &row.class {
-                by_class.entry(class).or_default().push(row);
+                let key = (place_of_class(class), class);
+                by_class.entry(key).or_default().push(row);
             }
         }
         Self {
@@ -107,7 +111,7 @@ impl ScoreReport {
             intervals,
             classes: by_class
                 .into_iter()
-                .map(|(class, rows)| (class.clone(), totals(rows.into_iter())))
+                .map(|((_, class), rows)| (class.clone(), totals(rows.into_iter())))
                 .collect(),
             gold_errors: with_status(RowStatus::GoldError),
             prediction_errors: with_status(RowStatus::PredictionError),
@@ -143,6 +147,14 @@ impl ScoreReport {
             source,
         })
     }
+}
+
+/// Where people expect a class: the classes of hardness from easy to extra, then all others by name.
+fn place_of_class(class: &str) -> usize {
+    let mut known = Hardness::ALL.iter();
+    known
+        .position(|hardness| hardness.name() == class)
+        .unwrap_or(Hardness::ALL.len())
 }
 
 fn totals<'a>(rows: impl Iterator<Item = &'a RowScore>) -> ClassScore {
@@ -222,6 +234,26 @@ mod tests {
         report.accuracy = 0.33; // floats in full would pin their last digit
         report.metrics.insert("exact".to_owned(), Some(0.33));
         insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+    }
+
+    #[test]
+    fn classes_of_hardness_come_from_easy_to_extra_also_in_files() {
+        let classes = ["unknown", "extra", "hard", "easy", "medium", "easy"];
+        let rows: Vec<RowScore> = classes
+            .iter()
+            .enumerate()
+            .map(|(index, class)| {
+                let mut row = RowScore::new(index, RowStatus::Wrong, None);
+                row.class = Some((*class).to_owned());
+                row.with("execution", Share::of(false))
+            })
+            .collect();
+        let report = ScoreReport::of_rows("sql", &["execution"], &rows, None);
+        let text = serde_json::to_string(&report).unwrap();
+        let loaded: ScoreReport = serde_json::from_str(&text).unwrap();
+        let expected = ["easy", "medium", "hard", "extra", "unknown"];
+        assert!(loaded.classes.keys().eq(expected));
+        assert_eq!(loaded.classes["easy"].total, 2);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::synthetic;
 ///
 /// sql: a prediction is right when its query returns what the gold query returns: the same rows, in any order unless the
 /// gold query sorts, columns in any order. `execution` leaves DISTINCT out of both queries, `execution_strict` does not.
+/// `exact_set_match` compares the clauses as Spider does, without values; classes are Spider's hardness of the gold query.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune score --task sql --data data.jsonl --predictions answers.txt --databases spider"

@@ -51,9 +51,9 @@ impl Schema {
     /// [`EvalError::OpenDatabase`] if that is no SQLite database.
     pub fn read(path: &Path) -> Result<Self, EvalError> {
         let read = || Self::from_connection(&open_for_schema(path)?);
-        read().map_err(|source| EvalError::OpenDatabase {
+        read().map_err(|source: rusqlite::Error| EvalError::OpenDatabase {
             path: path.to_owned(),
-            source,
+            source: source.into(),
         })
     }
 
