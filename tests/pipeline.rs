@@ -250,7 +250,7 @@ fn score_agrees_with_the_databases() {
             "intervals"
         ]
     );
-    for metric in ["execution", "execution_strict"] {
+    for metric in ["execution", "execution_strict", "exact_set_match"] {
         assert!(score["metrics"][metric].is_f64(), "{score}");
     }
     assert_eq!(

@@ -66,13 +66,15 @@ pub fn accuracy_interval(correct: usize, total: usize) -> Interval {
 
 /// 95 % interval of a metric whose rows have these shares.
 ///
-/// As [`accuracy_interval`] where every row is a yes or a no. Else the percentile bootstrap over rows of the ratio of
-/// sums; resamples in which nothing is counted are left out, and `[0, 1]` remains if nothing ever is.
+/// As [`accuracy_interval`] where every row that says something about the metric is a yes or a no. Else the percentile
+/// bootstrap over rows of the ratio of sums; resamples in which nothing is counted are left out, and `[0, 1]` remains if
+/// nothing ever is.
 pub fn ratio_interval(shares: &[Share]) -> Interval {
+    let counted = shares.iter().filter(|share| share.whole > 0.0);
     let is_yes_or_no = |share: &Share| share.whole == 1.0 && [0.0, 1.0].contains(&share.part);
-    if shares.iter().all(is_yes_or_no) {
-        let correct = shares.iter().filter(|share| share.part == 1.0).count();
-        return accuracy_interval(correct, shares.len());
+    if counted.clone().all(is_yes_or_no) {
+        let correct = counted.clone().filter(|share| share.part == 1.0).count();
+        return accuracy_interval(correct, counted.count());
     }
     let mut random = SplitMix64::new(SEED);
     let mut ratios: Vec<f64> = (0..RESAMPLES)
@@ -159,6 +161,14 @@ mod tests {
     }
 
     /// Clusters of two things each, all alike within a row: the interval is that of the rows, not of the things.
+    #[test]
+    fn rows_that_say_nothing_leave_a_yes_or_no_what_it_is() {
+        let mut shares = vec![Share::of(true); 10];
+        shares.push(Share::count(0, 0));
+        assert_eq!(ratio_interval(&shares), accuracy_interval(10, 10));
+        assert_eq!(ratio_interval(&shares[10..]), accuracy_interval(0, 0));
+    }
+
     #[test]
     fn a_ratio_is_as_sure_as_its_rows_are_many() {
         let shares: Vec<Share> = (0..100)
