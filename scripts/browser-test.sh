@@ -2,14 +2,15 @@
 # Tests the HTML report in a real browser: loads a report of made-up answers from disk, filters it, opens rows, walks by
 # keyboard, and measures contrast and speed.
 #
-# usage: scripts/browser-test.sh [--screenshot FILE]
+# usage: scripts/browser-test.sh [PICTURES]
 #
 # Needs chromium (or chrome; CHROMIUM names another), node 18 or newer, and npm, which fetches puppeteer-core (no browser
-# with it) into .cache/browser-test. With --screenshot, writes the picture for the documentation to FILE.
-# What the test does is in scripts/browser_test.mjs. Screenshots lie in .cache/browser-test afterwards.
+# with it) into .cache/browser-test. Pictures of the page (report.png, report_row.png, and the same in the dark) are
+# written to the folder PICTURES, by default .cache/browser-test. What is tested: scripts/browser_test.mjs.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+pictures="${1:+$(realpath "$1")}"
 cd "$root"
 # shellcheck source=scripts/toolchain.sh
 source scripts/toolchain.sh
@@ -41,4 +42,4 @@ if [[ ! -d "$work/node_modules/puppeteer-core" ]]; then
 fi
 cargo run --quiet --locked --package rag-tune-report --example sample_report -- "$work/report.html"
 ln -sf "$root/scripts/browser_test.mjs" "$work/browser_test.mjs"
-node --preserve-symlinks-main "$work/browser_test.mjs" "$browser" "$work" "$@"
+node --preserve-symlinks-main "$work/browser_test.mjs" "$browser" "$work" "${pictures:-$work}"

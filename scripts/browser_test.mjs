@@ -1,4 +1,4 @@
-// What scripts/browser-test.sh does in the browser. usage: browser_test.mjs BROWSER FOLDER [--screenshot FILE]
+// What scripts/browser-test.sh does in the browser. usage: browser_test.mjs BROWSER FOLDER PICTURES
 //
 // FOLDER holds report.html by the example sample_report: 1,319 rows of 6 runs, the first of them hostile. Every check
 // prints a line; the first that fails ends the test.
@@ -9,7 +9,7 @@ import { pathToFileURL } from "node:url";
 
 import puppeteer from "puppeteer-core";
 
-const [executablePath, folder, , screenshot] = process.argv.slice(2);
+const [executablePath, folder, pictures] = process.argv.slice(2);
 const page_url = pathToFileURL(path.join(folder, "report.html")).href;
 const MINIMUM_CONTRAST = 4.5;
 const LOAD_LIMIT_MS = 3000;
@@ -201,6 +201,10 @@ const checks = {
     assert.equal(await page.$eval("#search", (input) => input.value), "select");
     assert.equal(await page.$eval("#status-0", (select) => select.value), "wrong");
     assert.equal(await focus(page), "row-777");
+    const other = await open({ hash: "#row=777&q=no+row+has+this" });
+    assert.deepEqual(await opened(other), ["row-777"], "a link wins over filters");
+    assert.equal(await count(other), "0 of 1,319 rows, and the one that was linked to");
+    await other.close();
     await page.keyboard.press("Escape");
     await page.select("#agreement", "mixed");
     const address = new URLSearchParams((await hash(page)).slice(1));
@@ -344,17 +348,19 @@ const checks = {
     await page.close();
   },
 
-  async "looks as it should (screenshots)"() {
-    for (const dark of [false, true]) {
-      const page = await open({ dark, height: 1800, hash: "#row=12&show=mixed" });
-      await page.evaluate(() => scrollTo(0, 0));
-      await page.screenshot({ path: path.join(folder, dark ? "dark.png" : "light.png"), fullPage: true });
-      if (screenshot && !dark) {
-        await page.screenshot({ path: screenshot, clip: { x: 0, y: 0, width: 1200, height: 1800 } });
-      }
+  async "takes its pictures"() {
+    for (const theme of ["light", "dark"]) {
+      const page = await open({ dark: theme === "dark", hash: "#q=film&show=mixed" });
+      await page.screenshot({ path: path.join(pictures, `report${theme === "dark" ? "_dark" : ""}.png`) });
+      const index = await page.evaluate(() => shown.findIndex((row) => new Set(row.answers.map((answer) => answer.status)).size > 2));
+      await page.evaluate((index) => {
+        toggle(shown[index].index);
+        document.getElementById("rows").scrollIntoView();
+      }, index);
+      await page.screenshot({ path: path.join(pictures, `report_row${theme === "dark" ? "_dark" : ""}.png`) });
       await page.close();
     }
-    assert.ok(existsSync(path.join(folder, "dark.png")));
+    assert.ok(existsSync(path.join(pictures, "report_row_dark.png")));
   },
 };
 

@@ -186,7 +186,10 @@ fn chart(sides: &[Side], notes: &[String]) -> BarChart {
             sides[0].outcomes.rows()
         ),
         subtitle: ["whiskers: 95 % intervals".to_owned(), String::new()],
-        synthetic: report.synthetic,
+        synthetic: sides
+            .iter()
+            .flat_map(|side| &side.evaluations)
+            .any(|evaluated| evaluated.report.synthetic),
         groups: vec![String::new()],
         series: sides.iter().map(|side| side.label.clone()).collect(),
         bars: bars.collect(),

@@ -10,6 +10,8 @@ const controls = { q: byId("search"), prompts: byId("in-prompts"), show: byId("a
 const state = { row: null, page: 0, status: data.runs.map(() => "") };
 /** Rows that match, in order. */
 let shown = data.rows;
+/** Whether the first of them does not match, but was linked to. */
+let isLinked = false;
 
 /** Prompts, results and metrics that many answers share are stored once. */
 function pooled(place) {
@@ -64,6 +66,7 @@ function matches(row, query, inPrompts) {
 }
 
 function filterRows() {
+  isLinked = false;
   const query = plain(controls.q.value.trim());
   const show = controls.show.value;
   const agrees = AGREEMENTS[show]?.[1] ?? flipped(show);
@@ -144,7 +147,8 @@ function readAddress() {
   state.row = row ? index : null;
   if (row) {
     // A link to a row shows it, whatever the filters say.
-    if (!shown.includes(row)) shown = [row, ...shown];
+    isLinked = !shown.includes(row);
+    if (isLinked) shown = [row, ...shown];
     state.page = Math.floor(shown.indexOf(row) / PAGE);
   }
   render();
@@ -164,7 +168,7 @@ function render() {
   const rows = shown.slice(state.page * PAGE, (state.page + 1) * PAGE);
   byId("list").replaceChildren(...rows.map(listItem));
   const number = (n) => n.toLocaleString("en-US");
-  byId("count").textContent = `${number(shown.length)} of ${number(data.rows.length)} rows`;
+  byId("count").textContent = `${number(shown.length - isLinked)} of ${number(data.rows.length)} rows${isLinked ? ", and the one that was linked to" : ""}`;
   byId("pager").hidden = lastPage() === 0;
   byId("page-number").textContent = `Page ${number(state.page + 1)} of ${number(lastPage() + 1)}`;
   byId("previous").disabled = state.page === 0;
