@@ -1,7 +1,7 @@
 //! Scorers and statistics: what answers do, and how sure one can be of a difference.
 //!
 //! - [`EvalConfig`]: the `[eval]` section
-//! - [`Scorer`]: what all scorers do; [`sql`], [`ExactScorer`]: the scorers
+//! - [`Scorer`]: what all scorers do; [`sql`], [`Gsm8kScorer`], [`functional`], [`ExactScorer`]: the scorers
 //! - [`read_predictions`]: predictions from a file
 //! - [`ScoreReport`]: totals, `scores.json`; [`Answer`]: the rows behind them, `predictions.jsonl`
 //! - [`statistics`]: intervals, and tests of a difference
@@ -10,6 +10,7 @@ mod answers;
 mod config;
 mod error;
 mod exact;
+pub mod functional;
 mod gsm8k;
 mod predictions;
 mod rows;
