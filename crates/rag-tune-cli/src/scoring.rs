@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Context;
 use rag_tune_augment::{Scoring, Task};
+use rag_tune_eval::functional::FunctionalScorer;
 use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge, SqlScorer};
-use rag_tune_eval::{EvalError, ExactScorer, Scorer};
+use rag_tune_eval::{EvalError, ExactScorer, Gsm8kScorer, Scorer};
 use serde_json::{Map, Value};
 
 use crate::commands::sandbox;
@@ -60,8 +61,14 @@ pub fn scorer<'a>(
             let judge = SqlJudge::new(sandbox()?, QueryLimits::default());
             Box::new(SqlScorer::new(judge, cases))
         }
-        // The scorers of these two are on their way.
-        Scoring::Exact | Scoring::Gsm8k | Scoring::Functional => {
+        Scoring::Gsm8k => Box::new(Gsm8kScorer::new(
+            rows.map(gold).collect::<anyhow::Result<_>>()?,
+        )),
+        Scoring::Functional => {
+            let gold = rows.map(gold).collect::<anyhow::Result<_>>()?;
+            Box::new(FunctionalScorer::new(gold))
+        }
+        Scoring::Exact => {
             let gold = rows.map(gold).collect::<anyhow::Result<_>>()?;
             Box::new(ExactScorer::new(task.name.clone(), gold))
         }

@@ -155,7 +155,8 @@ impl EvalError {
             }
             Self::PredictionCount { .. } => Some(
                 "rows and predictions correspond by order: give one prediction a row, \
-                 an empty line where there is none, and the same rows that were predicted"
+                 an empty line where there is none, and the same rows that were predicted; \
+                 predictions of several lines must be JSON lines"
                     .to_owned(),
             ),
             Self::NoRows => Some("check `eval.split` and `eval.limit`".to_owned()),

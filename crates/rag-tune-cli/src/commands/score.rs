@@ -16,6 +16,13 @@ use crate::synthetic;
 /// sql: a prediction is right when its query returns what the gold query returns: the same rows, in any order unless the
 /// gold query sorts, columns in any order. `execution` leaves DISTINCT out of both queries, `execution_strict` does not.
 /// `exact_set_match` compares the clauses as Spider does, without values; classes are Spider's hardness of the gold query.
+///
+/// gsm8k: an answer is right when the number behind its first `#### ` is the gold one (`strict`). `flexible` takes the last
+/// number of the answer, `calculator` is the share of its calculations `<<48+24=72>>` that are right.
+///
+/// functional: a meaning is right when function, attributes and values are the gold ones, in any order
+/// (`exact_order_free`). `exact_line` compares the text, `attribute_f1` counts pairs of attribute and value, and
+/// `character` is the original experiment's character accuracy.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune score --task sql --data data.jsonl --predictions answers.txt --databases spider"
@@ -28,6 +35,8 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// JSON lines with a `prediction`, or plain text with one prediction a line, in the order of the data
+    ///
+    /// A prediction of several lines needs JSON lines, or a space in the place of each line end.
     #[arg(long, value_name = "FILE")]
     predictions: PathBuf,
     /// Folder of DB_ID/DB_ID.sqlite [also: RAG_TUNE_DATABASES]
