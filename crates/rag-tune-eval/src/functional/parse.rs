@@ -229,11 +229,10 @@ fn separators(text: &str, start: usize, end: usize, commas: &[usize]) -> Vec<usi
     let bytes = text.as_bytes();
     let mut open = Vec::new();
     let mut closed = Vec::new();
-    for at in start..end {
-        match bytes[at] {
-            b'(' => open.push(at),
-            b')' => closed.extend(open.pop().map(|from| (from, at))),
-            _ => {}
+    for (at, mark) in text[start..end].match_indices(['(', ')']) {
+        match mark {
+            "(" => open.push(start + at),
+            _ => closed.extend(open.pop().map(|from| (from, start + at))),
         }
     }
     closed.sort_unstable();
