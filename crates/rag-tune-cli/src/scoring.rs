@@ -5,17 +5,23 @@ use std::path::Path;
 use anyhow::Context;
 use rag_tune_augment::{Scoring, Task};
 use rag_tune_eval::functional::FunctionalScorer;
-use rag_tune_eval::sql::{Databases, QueryLimits, SqlCase, SqlJudge, SqlScorer};
+use rag_tune_eval::sql::{
+    DatabaseSource, QueryLimits, SqlCase, SqlJudge, SqlScorer, SyntheticCase, SyntheticDatabases,
+};
 use rag_tune_eval::{EvalError, ExactScorer, Gsm8kScorer, Scorer};
 use serde_json::{Map, Value};
 
 use crate::commands::sandbox;
 
-/// The columns that scoring needs, beside the answer.
-pub fn columns(task: &Task) -> &'static [&'static str] {
-    match task.scoring {
-        Scoring::Sql => &["db_id"],
-        Scoring::Exact | Scoring::Gsm8k | Scoring::Functional => &[],
+/// Synthetic databases are the same for every run, so that runs can be compared.
+const SYNTHETIC_SEED: u64 = 0;
+
+/// The columns that scoring needs, beside the answer, with what [`databases`] found.
+pub fn columns(databases: Option<&DatabaseSource>) -> &'static [&'static str] {
+    match databases {
+        Some(DatabaseSource::Folder(_)) => &["db_id"],
+        Some(DatabaseSource::Synthetic) => &["context"],
+        None => &[],
     }
 }
 
@@ -23,9 +29,9 @@ pub fn columns(task: &Task) -> &'static [&'static str] {
 ///
 /// # Errors
 /// When they are not named, or not there.
-pub fn databases(task: &Task, folder: Option<&Path>) -> Result<Option<Databases>, EvalError> {
+pub fn databases(task: &Task, named: Option<&Path>) -> Result<Option<DatabaseSource>, EvalError> {
     match task.scoring {
-        Scoring::Sql => Databases::locate(folder, None).map(Some),
+        Scoring::Sql => DatabaseSource::locate(named, None).map(Some),
         Scoring::Exact | Scoring::Gsm8k | Scoring::Functional => Ok(None),
     }
 }
@@ -33,11 +39,11 @@ pub fn databases(task: &Task, folder: Option<&Path>) -> Result<Option<Databases>
 /// The scorer of `rows`, each given by its fields, with what [`databases`] found.
 ///
 /// # Errors
-/// When a row lacks a column, or its database is missing.
+/// When a row lacks a column, its database is missing, or none can be made for it.
 pub fn scorer<'a>(
     task: &Task,
     rows: impl Iterator<Item = &'a Map<String, Value>>,
-    databases: Option<Databases>,
+    databases: Option<DatabaseSource>,
 ) -> anyhow::Result<Box<dyn Scorer>> {
     let text = |row: &Map<String, Value>, field: &str| -> anyhow::Result<String> {
         let value = row.get(field).and_then(Value::as_str);
@@ -48,18 +54,25 @@ pub fn scorer<'a>(
     let gold = |row: &Map<String, Value>| text(row, &task.answer_column);
     Ok(match task.scoring {
         Scoring::Sql => {
-            let databases = databases.ok_or(EvalError::DatabasesNotSet)?;
-            let cases = rows.enumerate().map(|(i, row)| {
-                let db_id = text(row, "db_id")?;
-                Ok(SqlCase {
-                    gold: gold(row)?,
-                    databases: databases.files(i, &db_id)?,
-                    db_id,
-                })
-            });
-            let cases = cases.collect::<anyhow::Result<_>>()?;
             let judge = SqlJudge::new(sandbox()?, QueryLimits::default());
-            Box::new(SqlScorer::new(judge, cases))
+            let rows: Vec<(&Map<String, Value>, String)> = rows
+                .map(|row| Ok((row, gold(row)?)))
+                .collect::<anyhow::Result<_>>()?;
+            match databases.ok_or(EvalError::DatabasesNotSet)? {
+                DatabaseSource::Folder(folder) => {
+                    let cases = rows.into_iter().enumerate().map(|(i, (row, gold))| {
+                        let db_id = text(row, "db_id")?;
+                        Ok(SqlCase {
+                            gold,
+                            databases: folder.files(i, &db_id)?,
+                            db_id,
+                        })
+                    });
+                    let cases = cases.collect::<anyhow::Result<_>>()?;
+                    Box::new(SqlScorer::new(judge, cases))
+                }
+                DatabaseSource::Synthetic => Box::new(on_synthetic(judge, &rows)?),
+            }
         }
         Scoring::Gsm8k => Box::new(Gsm8kScorer::new(
             rows.map(gold).collect::<anyhow::Result<_>>()?,
@@ -73,4 +86,30 @@ pub fn scorer<'a>(
             Box::new(ExactScorer::new(task.name.clone(), gold))
         }
     })
+}
+
+/// The scorer of `rows`, each with its gold query, on databases made from their schemas.
+fn on_synthetic(
+    judge: SqlJudge,
+    rows: &[(&Map<String, Value>, String)],
+) -> anyhow::Result<SqlScorer> {
+    let schemas = rows.iter().map(|(row, gold)| {
+        let context = row.get("context").and_then(Value::as_str);
+        let context = context.with_context(
+            || "a row has no text `context`, from which --databases synthetic makes databases",
+        )?;
+        Ok(SyntheticCase { context, gold })
+    });
+    let schemas: Vec<SyntheticCase> = schemas.collect::<anyhow::Result<_>>()?;
+    let made = SyntheticDatabases::build(&schemas, SyntheticDatabases::PER_ROW, SYNTHETIC_SEED)?;
+    let cases = rows.iter().enumerate().map(|(i, (row, gold))| SqlCase {
+        db_id: row
+            .get("db_id")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        gold: gold.clone(),
+        databases: made.files(i).to_vec(),
+    });
+    Ok(SqlScorer::on_synthetic(judge, cases.collect(), made))
 }

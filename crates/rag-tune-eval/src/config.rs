@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct EvalConfig {
     /// Split whose rows are answered and scored.
     pub split: String,
-    /// Folder of SQLite databases, `<db_id>/<db_id>.sqlite`. The environment variable
+    /// Folder of SQLite databases, `<db_id>/<db_id>.sqlite`; or "synthetic", which makes databases from the CREATE
+    /// TABLE statements in each row's `context` (a folder of that name is "./synthetic"). The environment variable
     /// `RAG_TUNE_DATABASES` and the flag `--databases` go before it.
     pub databases: Option<PathBuf>,
     /// Longest answer, in tokens.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sql::ContextError;
+
 /// An input that cannot be scored, or a result that cannot be saved.
 ///
 /// A *query* that fails is no error here: it is a row that is not correct (see
@@ -50,6 +52,14 @@ pub enum EvalError {
         program: PathBuf,
         /// The system's reason, or what the program did instead.
         source: std::io::Error,
+    },
+    /// A row's schema is of no use for making databases.
+    #[error("row {row}: no databases can be made from `context`: {source}")]
+    Context {
+        /// The row, from 0.
+        row: usize,
+        /// What is wrong with it.
+        source: ContextError,
     },
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
@@ -124,19 +134,27 @@ impl EvalError {
         match self {
             Self::DatabasesNotSet => Some(
                 "name the folder that holds `<db_id>/<db_id>.sqlite` with --databases, \
-                 RAG_TUNE_DATABASES or `eval.databases`"
+                 RAG_TUNE_DATABASES or `eval.databases`; \
+                 --databases synthetic makes databases from each row's `context`"
                     .to_owned(),
             ),
             Self::MissingDatabaseFolder { .. } => Some(
                 "point --databases, RAG_TUNE_DATABASES or `eval.databases` at the folder that \
-                 holds `<db_id>/<db_id>.sqlite`"
+                 holds `<db_id>/<db_id>.sqlite`; \
+                 --databases synthetic makes databases from each row's `context`"
                     .to_owned(),
             ),
             Self::MissingDatabase { path, .. } => Some(format!(
                 "`{}` does not belong to this data set or is not complete; \
-                 --databases or RAG_TUNE_DATABASES chooses another folder",
+                 --databases or RAG_TUNE_DATABASES chooses another folder, and \
+                 --databases synthetic makes databases from each row's `context`",
                 database_folder(path).display()
             )),
+            Self::Context { .. } => Some(
+                "`context` must hold the row's CREATE TABLE statements, `CREATE TABLE singer (name VARCHAR, age \
+                 INTEGER)`; or name a folder of databases"
+                    .to_owned(),
+            ),
             Self::OpenDatabase { .. } => {
                 Some("fetch the database again: the file is damaged or not SQLite".to_owned())
             }

@@ -40,7 +40,8 @@ pub struct EvalArgs {
     /// Name of the evaluation [default: SPLIT-zero_shot or SPLIT-ragN]
     #[arg(long)]
     name: Option<String>,
-    /// Folder of DB_ID/DB_ID.sqlite; stands for --set eval.databases [also: RAG_TUNE_DATABASES]
+    /// Folder of DB_ID/DB_ID.sqlite, or "synthetic" to make databases from each row's `context`; stands for --set
+    /// eval.databases [also: RAG_TUNE_DATABASES]
     #[arg(long, value_name = "DIR")]
     databases: Option<PathBuf>,
     /// Folder that may hold the prompts already [default: augmented in the run folder]

@@ -31,7 +31,7 @@ pub struct ScoreArgs {
     /// What was predicted: sql, gsm8k, functional, or the path of a task file
     #[arg(long)]
     task: String,
-    /// JSON lines with the gold answer of each row; for sql also its `db_id`
+    /// JSON lines with the gold answer of each row; for sql also its `db_id`, or its `context` for synthetic databases
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// JSON lines with a `prediction`, or plain text with one prediction a line, in the order of the data
@@ -39,7 +39,8 @@ pub struct ScoreArgs {
     /// A prediction of several lines needs JSON lines, or a space in the place of each line end.
     #[arg(long, value_name = "FILE")]
     predictions: PathBuf,
-    /// Folder of DB_ID/DB_ID.sqlite [also: RAG_TUNE_DATABASES]
+    /// Folder of DB_ID/DB_ID.sqlite, or "synthetic" to make databases from each row's `context`
+    /// [also: RAG_TUNE_DATABASES]
     #[arg(long, value_name = "DIR")]
     databases: Option<PathBuf>,
     /// Print the score as one JSON object
@@ -53,11 +54,11 @@ pub struct ScoreArgs {
 /// Runs the command.
 pub fn score(args: &ScoreArgs, out: &mut Output) -> anyhow::Result<()> {
     let task = TaskName::new(&args.task).load()?;
-    let needed = [&[task.answer_column.as_str()], columns(&task)].concat();
+    let databases = databases(&task, args.databases.as_deref())?;
+    let needed = [&[task.answer_column.as_str()], columns(databases.as_ref())].concat();
     let rows = read_jsonl(&args.data, &needed).context("cannot read the data")?;
     let predictions =
         read_predictions(&args.predictions, rows.len()).context("cannot read the predictions")?;
-    let databases = databases(&task, args.databases.as_deref())?;
     let scorer = scorer(&task, rows.iter().map(|row| &row.fields), databases)?;
     let progress = out.progress();
     progress.start("scoring", rows.len() as u64);

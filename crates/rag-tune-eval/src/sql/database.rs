@@ -58,20 +58,6 @@ impl Databases {
         })
     }
 
-    /// The folder that a flag names, else the environment ([`DATABASES_VARIABLE`]), else the
-    /// config.
-    ///
-    /// # Errors
-    /// [`EvalError::DatabasesNotSet`] if none of them does,
-    /// [`EvalError::MissingDatabaseFolder`] if the folder is not there.
-    pub fn locate(flag: Option<&Path>, config: Option<&Path>) -> Result<Self, EvalError> {
-        let environment = std::env::var_os(DATABASES_VARIABLE)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from);
-        let folder = flag.or(environment.as_deref()).or(config);
-        Self::open(folder.ok_or(EvalError::DatabasesNotSet)?)
-    }
-
     /// The files that queries of `db_id`, the name in row `row`, are judged on: every `*.sqlite` of its folder by
     /// name. A test suite has several of a database, which differ in their rows; `<db_id>.sqlite` is among them.
     ///
@@ -100,6 +86,40 @@ impl Databases {
         })?;
         files.sort();
         Ok(files)
+    }
+}
+
+/// Where databases come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseSource {
+    /// They lie in a folder.
+    Folder(Databases),
+    /// They are made up from the rows' schemas, see [`SyntheticDatabases`](super::SyntheticDatabases).
+    Synthetic,
+}
+
+impl DatabaseSource {
+    /// What stands in place of a folder for databases that are made up. A folder of that name is `./synthetic`.
+    pub const SYNTHETIC: &str = "synthetic";
+
+    /// What a flag names, else the environment ([`DATABASES_VARIABLE`]), else the config.
+    ///
+    /// # Errors
+    /// [`EvalError::DatabasesNotSet`] if none of them does,
+    /// [`EvalError::MissingDatabaseFolder`] if the folder is not there.
+    pub fn locate(flag: Option<&Path>, config: Option<&Path>) -> Result<Self, EvalError> {
+        let environment = std::env::var_os(DATABASES_VARIABLE)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from);
+        let named = flag.or(environment.as_deref()).or(config);
+        Self::named(named.ok_or(EvalError::DatabasesNotSet)?)
+    }
+
+    fn named(path: &Path) -> Result<Self, EvalError> {
+        if path.as_os_str() == Self::SYNTHETIC {
+            return Ok(Self::Synthetic);
+        }
+        Databases::open(path).map(Self::Folder)
     }
 }
 
@@ -139,6 +159,12 @@ pub(super) fn open_for_schema(path: &Path) -> rusqlite::Result<Connection> {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = open_for_schema(path)?;
+    restrict(&connection)?;
+    Ok(connection)
+}
+
+/// Lets `connection` do nothing but read from now on.
+pub(super) fn restrict(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.pragma_update(None, "query_only", true)?;
@@ -147,8 +173,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     for (limit, value) in SQLITE_LIMITS {
         connection.set_limit(limit, value)?;
     }
-    connection.authorizer(Some(authorize))?; // last: it refuses the pragmas above
-    Ok(connection)
+    connection.authorizer(Some(authorize)) // last: it refuses the pragmas above
 }
 
 /// Functions that load code, or tell and take addresses.
@@ -200,6 +225,15 @@ mod tests {
         let error = databases.files(3, "pets").unwrap_err();
         assert!(error.to_string().contains("`pets`"), "{error}");
         assert!(error.hint().unwrap().contains(DATABASES_VARIABLE));
+    }
+
+    #[test]
+    fn synthetic_is_no_folder_unless_a_path_says_so() {
+        let source = DatabaseSource::named(Path::new("synthetic")).unwrap();
+        assert_eq!(source, DatabaseSource::Synthetic);
+        let error = DatabaseSource::named(Path::new("./synthetic")).unwrap_err();
+        assert!(error.to_string().contains("`./synthetic`"), "{error}");
+        assert!(error.hint().unwrap().contains("--databases synthetic"));
     }
 
     #[test]

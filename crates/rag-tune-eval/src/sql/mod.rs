@@ -5,6 +5,7 @@
 //! - `judge`, `deal`: all rows; which worker gets which
 //! - `sandbox`, `protocol`: starting workers, talking to them, and getting rid of those that hang or die
 //! - [`structure`]: exact-set match and hardness, from the text of the queries alone
+//! - `synthetic`: databases for rows that have none
 //! - `scorer`: all of it as a [`Scorer`](crate::Scorer)
 //!
 //! In a worker:
@@ -26,15 +27,17 @@ mod row_judge;
 mod sandbox;
 mod scorer;
 pub mod structure;
+mod synthetic;
 mod table;
 mod tokens;
 mod worker;
 
 pub use compare::{RowOrder, same_result};
-pub use database::{DATABASES_VARIABLE, Databases};
+pub use database::{DATABASES_VARIABLE, DatabaseSource, Databases};
 pub use execute::{QueryError, QueryLimits};
 pub use judge::{SqlCase, SqlJudge};
 pub use sandbox::Sandbox;
 pub use scorer::SqlScorer;
+pub use synthetic::{ContextError, SyntheticCase, SyntheticDatabases};
 pub use table::{Cell, Table};
 pub use worker::run_worker;

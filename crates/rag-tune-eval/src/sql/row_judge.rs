@@ -177,7 +177,7 @@ impl RowJudge {
 }
 
 /// The first statement of `sql`, mended as the field does.
-fn repaired(sql: &str) -> String {
+pub(super) fn repaired(sql: &str) -> String {
     with_current_year(&first_statement(sql))
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::judge::{SqlCase, SqlJudge};
 use super::structure::{Query, Schema, exact_set_match, hardness, parse};
+use super::synthetic::SyntheticDatabases;
 use crate::error::EvalError;
 use crate::rows::{RowScore, Share};
 use crate::scorer::Scorer;
@@ -20,6 +21,8 @@ pub struct SqlScorer {
     cases: Vec<SqlCase>,
     /// By row; read when it is first needed.
     structures: OnceLock<Vec<Structure>>,
+    /// Keeps the files, where they are made up.
+    synthetic: Option<SyntheticDatabases>,
 }
 
 /// What the clauses of a row's predictions are compared with.
@@ -72,6 +75,19 @@ impl SqlScorer {
             judge,
             cases,
             structures: OnceLock::new(),
+            synthetic: None,
+        }
+    }
+
+    /// A scorer of these rows, whose databases are those of `synthetic`.
+    pub fn on_synthetic(
+        judge: SqlJudge,
+        cases: Vec<SqlCase>,
+        synthetic: SyntheticDatabases,
+    ) -> Self {
+        Self {
+            synthetic: Some(synthetic),
+            ..Self::new(judge, cases)
         }
     }
 
@@ -110,7 +126,9 @@ impl Scorer for SqlScorer {
                 structures.len()
             )
         });
-        note.into_iter().collect()
+        let synthetic = self.synthetic.as_ref();
+        let synthetic = synthetic.map_or_else(Vec::new, SyntheticDatabases::notes);
+        synthetic.into_iter().chain(note).collect()
     }
 
     fn prepare(&self) -> Result<(), EvalError> {

@@ -5,7 +5,7 @@
 
 /// What a piece of SQL text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TokenKind {
+pub(super) enum TokenKind {
     /// White space or a comment.
     Space,
     /// A keyword, name or number.
@@ -18,17 +18,17 @@ enum TokenKind {
 
 /// A piece of SQL text; all tokens together are the text again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Token<'a> {
-    kind: TokenKind,
-    text: &'a str,
+pub(super) struct Token<'a> {
+    pub(super) kind: TokenKind,
+    pub(super) text: &'a str,
 }
 
 impl Token<'_> {
-    fn is_word(&self, word: &str) -> bool {
+    pub(super) fn is_word(&self, word: &str) -> bool {
         self.kind == TokenKind::Word && self.text.eq_ignore_ascii_case(word)
     }
 
-    fn is_symbol(&self, symbol: &str) -> bool {
+    pub(super) fn is_symbol(&self, symbol: &str) -> bool {
         self.kind == TokenKind::Symbol && self.text == symbol
     }
 }
@@ -136,7 +136,8 @@ pub fn sorts_its_rows(sql: &str) -> bool {
     false
 }
 
-fn tokenize(sql: &str) -> Vec<Token<'_>> {
+/// All tokens of `sql`.
+pub(super) fn tokenize(sql: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut rest = sql;
     while let Some(first) = rest.chars().next() {

@@ -10,7 +10,7 @@ mod difference;
 mod interval;
 mod mcnemar;
 mod outcomes;
-mod random;
+pub(crate) mod random;
 
 pub use difference::{Difference, SIGNIFICANCE, Test, holm};
 pub use interval::{Interval, accuracy_interval, ratio_interval};
