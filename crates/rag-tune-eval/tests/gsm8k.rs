@@ -93,7 +93,8 @@ fn verdicts_are_those_of_lm_eval_but_for_the_listed_differences() {
         let Verdict {
             form, prediction, ..
         } = case;
-        assert_eq!(is_right(&row, "strict"), case.strict, "{prediction:?}");
+        let strict = is_right(&row, "lm_eval_strict");
+        assert_eq!(strict, case.strict, "{prediction:?}");
         let ours = is_right(&row, "flexible");
         if ours != case.flexible {
             let name = if form == "odd" { prediction } else { form };
@@ -146,7 +147,7 @@ fn gold_answers_and_all_their_calculations_are_right() {
         let report = ScoreReport::new(&scorer, &scored, None);
         assert_eq!((report.correct, report.total), (rows, rows));
         let values: Vec<_> = report.metrics.values().collect();
-        assert_eq!(values, [&Some(1.0); 3]);
+        assert_eq!(values, [&Some(1.0); 4]);
         let checked: f64 = scored
             .iter()
             .map(|row| row.metrics["calculator"].whole)

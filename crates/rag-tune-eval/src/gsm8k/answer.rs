@@ -1,8 +1,9 @@
 //! The number that an answer gives.
 //!
-//! The strict form is that of lm-evaluation-harness (`lm_eval/tasks/gsm8k/gsm8k.yaml`, filter `strict-match`), so that
-//! figures can be compared with published ones. The flexible form is the last number, as there (`flexible-extract`), but
-//! numbers are read as numbers; docs/evaluation.md lists what that changes.
+//! The strict answer is the number behind `#### `, the flexible one the last number. Both are read as numbers: what a
+//! value is written like plays no part. lm-evaluation-harness (`lm_eval/tasks/gsm8k/gsm8k.yaml`) compares texts instead;
+//! its filter `strict-match` is here too, so that figures can be compared with published ones. docs/evaluation.md lists
+//! what differs.
 
 use std::fmt;
 
@@ -11,8 +12,25 @@ use super::rational::Rational;
 /// What stands before the result.
 const MARK: &str = "#### ";
 
-/// The text behind the first `#### ` that a number follows at once: `#### (\-?[0-9\.\,]+)`.
-pub(super) fn strict(text: &str) -> Option<&str> {
+/// Signs that may stand between a minus and its number.
+const CURRENCIES: [char; 4] = ['$', '€', '£', '¥'];
+
+/// Both ways to write a minus.
+const MINUSES: [char; 2] = ['-', '\u{2212}'];
+
+/// The number behind the first `#### ` that one follows at once, but for a minus and a currency sign.
+pub(super) fn strict(text: &str) -> Option<Number> {
+    text.match_indices(MARK).find_map(|(at, _)| {
+        let rest = &text[at + MARK.len()..];
+        let signs = |c: char| MINUSES.contains(&c) || CURRENCIES.contains(&c);
+        let start = rest.len() - rest.trim_start_matches(signs).len();
+        let is_number = unsigned_length(&rest.as_bytes()[start..]) > 0;
+        is_number.then(|| number_at(rest, start).0)
+    })
+}
+
+/// What lm-eval compares: the text behind the first `#### ` that digits follow at once, `#### (\-?[0-9\.\,]+)`.
+pub(super) fn lm_eval_strict(text: &str) -> Option<&str> {
     text.match_indices(MARK).find_map(|(at, _)| {
         let rest = &text[at + MARK.len()..];
         let digits = rest.strip_prefix('-').unwrap_or(rest);
@@ -30,7 +48,7 @@ pub(super) fn gold(text: &str) -> &str {
         .trim_end()
 }
 
-/// A strict answer as it is compared: without commas, dollar signs, and the point at its end.
+/// A text as lm-eval compares it: without commas, dollar signs, and the point at its end.
 pub(super) fn normalised(text: &str) -> String {
     let text: String = text.chars().filter(|c| !matches!(c, ',' | '$')).collect();
     text.strip_suffix('.').unwrap_or(&text).to_lowercase()
@@ -158,8 +176,8 @@ fn unsigned_length(bytes: &[u8]) -> usize {
 /// Whether the number behind `before` is negative: a minus stands at it, or with only a currency sign between, and does
 /// not take it away from something.
 fn has_minus(before: &str) -> bool {
-    let before = before.trim_end_matches(['$', '€', '£', '¥']);
-    let Some(before) = before.strip_suffix(['-', '\u{2212}']) else {
+    let before = before.trim_end_matches(CURRENCIES);
+    let Some(before) = before.strip_suffix(MINUSES) else {
         return false;
     };
     let last = before.chars().next_back();
@@ -177,23 +195,32 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_answer_is_behind_the_first_mark_with_a_number() {
-        assert_eq!(strict("a\n#### 72\n#### 70"), Some("72"));
-        assert_eq!(strict("#### ?\n#### -1,200.5 cm"), Some("-1,200.5"));
-        for text in [
-            "####72",
-            "####  72",
-            "#### $72",
-            "#### \u{2212}72",
-            "### 72",
-            "#### -",
+    fn the_strict_answer_is_the_number_behind_the_first_mark_that_has_one() {
+        for (text, expected) in [
+            ("a\n#### 72\n#### 70", "72"),
+            ("#### ?\n#### -1,200.5 cm", "-1200.5"),
+            ("#### $72", "72"),
+            ("#### -$1,200.00.", "-1200"),
+            ("#### \u{2212}72", "-72"),
+            ("#### 20%", "20"),
+            ("#### 3/4", "0.75"),
+            ("#### 72...", "72"),
         ] {
+            let number = strict(text).map(|number| number.to_string());
+            assert_eq!(number.as_deref(), Some(expected), "{text}");
+        }
+        for text in ["####72", "####  72", "#### x 72", "### 72", "#### -", "72"] {
             assert_eq!(strict(text), None, "{text}");
         }
     }
 
     #[test]
-    fn the_strict_answer_is_compared_as_text() {
+    fn lm_eval_compares_the_text_behind_the_mark() {
+        assert_eq!(lm_eval_strict("a\n#### 72\n#### 70"), Some("72"));
+        assert_eq!(lm_eval_strict("#### ?\n#### -1,200.5 cm"), Some("-1,200.5"));
+        for text in ["####72", "#### $72", "#### \u{2212}72", "#### -"] {
+            assert_eq!(lm_eval_strict(text), None, "{text}");
+        }
         assert_eq!(normalised("1,200."), "1200");
         assert_ne!(normalised("72.00"), normalised("72"));
     }
@@ -243,6 +270,7 @@ mod tests {
         fn any_text_is_read_without_a_panic(text in "\\PC*", odd in "[-0-9.,/$%#\u{2212} ]*") {
             for text in [text, odd] {
                 strict(&text);
+                lm_eval_strict(&text);
                 normalised(gold(&text));
                 flexible(&text);
             }
@@ -256,7 +284,9 @@ mod tests {
             let sign = if number < 0 { "-" } else { "" };
             prop_assert_eq!(last(&format!("4 and {number}.")), number.to_string());
             prop_assert_eq!(last(&format!("4 and {sign}${commas}.00 dollars")), number.to_string());
-            prop_assert_eq!(normalised(strict(&format!("#### {sign}{commas}")).unwrap()), number.to_string());
+            let marked = format!("#### {sign}{commas}");
+            prop_assert_eq!(strict(&marked).unwrap().to_string(), number.to_string());
+            prop_assert_eq!(normalised(lm_eval_strict(&marked).unwrap()), number.to_string());
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::scorer::{Scorer, check_counts};
 /// Compares the number that an answer gives with the gold one, and checks its calculations.
 ///
 /// Metrics: `strict`, the number behind `#### `; `flexible`, the last number; `calculator`, the share of calculations
-/// `<<...>>` that are right, over all of them.
+/// `<<...>>` that are right, over all of them; `lm_eval_strict`, lm-evaluation-harness's `strict-match`, verdict for
+/// verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gsm8kScorer {
     gold: Vec<String>,
@@ -28,7 +29,7 @@ impl Scorer for Gsm8kScorer {
     }
 
     fn metrics(&self) -> &'static [&'static str] {
-        &["strict", "flexible", "calculator"]
+        &["strict", "flexible", "calculator", "lm_eval_strict"]
     }
 
     fn rows(&self) -> usize {
@@ -60,8 +61,10 @@ fn score_row(index: usize, gold: &str, prediction: &str) -> RowScore {
     let expected = answer::first(gold);
     let strict = answer::strict(prediction);
     let found = answer::flexible(prediction);
-    let is_strict = expected.is_some()
-        && strict.is_some_and(|text| answer::normalised(text) == answer::normalised(gold));
+    let is_strict = expected.is_some() && strict == expected;
+    let as_text = answer::lm_eval_strict(prediction);
+    let is_lm_eval_strict = expected.is_some()
+        && as_text.is_some_and(|text| answer::normalised(text) == answer::normalised(gold));
     let is_flexible = expected.is_some() && found == expected;
     let status = match (&expected, &found) {
         (None, _) => RowStatus::GoldError,
@@ -73,7 +76,7 @@ fn score_row(index: usize, gold: &str, prediction: &str) -> RowScore {
     let mut faults = Vec::new();
     faults.extend(match status {
         RowStatus::Correct => None,
-        _ => Some(fault(expected.as_ref(), strict, found.as_ref())),
+        _ => Some(fault(expected.as_ref(), strict.as_ref(), found.as_ref())),
     });
     faults.extend(calculations.first_wrong);
     let detail = (!faults.is_empty()).then(|| faults.join("; "));
@@ -84,10 +87,11 @@ fn score_row(index: usize, gold: &str, prediction: &str) -> RowScore {
             "calculator",
             Share::count(calculations.right, calculations.all),
         )
+        .with("lm_eval_strict", Share::of(is_lm_eval_strict))
 }
 
 /// Why the answer is not right by the strict form.
-fn fault(expected: Option<&Number>, strict: Option<&str>, found: Option<&Number>) -> String {
+fn fault(expected: Option<&Number>, strict: Option<&Number>, found: Option<&Number>) -> String {
     match (expected, strict, found) {
         (None, _, _) => "the gold answer has no number".to_owned(),
         (Some(_), None, None) => "no number".to_owned(),
@@ -140,7 +144,7 @@ mod tests {
                     "no line \"#### number\"; the last number is 70, expected 72; <<48+24=73>> is 72"
                 ),
                 (RowStatus::PredictionError, "no number"),
-                (RowStatus::Wrong, "got 72.00, expected 72"),
+                (RowStatus::Correct, ""),
             ]
         );
         let of = |metric: &str| {
@@ -150,6 +154,10 @@ mod tests {
         };
         assert_eq!(
             of("strict"),
+            [true, true, false, false, false, false, true].map(Share::of)
+        );
+        assert_eq!(
+            of("lm_eval_strict"),
             [true, true, false, false, false, false, false].map(Share::of)
         );
         assert_eq!(
