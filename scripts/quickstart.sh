@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole product once, on a small synthetic data set: augment, train two adapters, evaluate, chart.
+# The whole product once, on a small synthetic data set: augment, train two adapters, evaluate, chart, compare.
 #
 # usage: scripts/quickstart.sh
 #
@@ -41,5 +41,6 @@ for examples in 0 1; do
 done
 
 rag_tune chart "$work/runs/zero_shot" "$work/runs/rag1" "$work/runs/base" --out "$work/charts"
+rag_tune compare "$work/runs/zero_shot" "$work/runs/rag1" --flips 1 --html "$work/charts/compare.html"
 minutes=$(((SECONDS - started + 59) / 60))
-printf '\nquickstart: done in %d minutes (without the build); the charts are in %s\n' "$minutes" "$root/$work/charts"
+printf '\nquickstart: done in %d minutes (without the build); the charts and compare.html are in %s\n' "$minutes" "$root/$work/charts"

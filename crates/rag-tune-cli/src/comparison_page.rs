@@ -38,7 +38,7 @@ pub fn page(sides: &[Side], contrasts: &[Contrast]) -> Comparison {
             labels[..labels.len() - 1].join(", "),
             labels[labels.len() - 1]
         ),
-        synthetic: evaluated.iter().any(|evaluated| evaluated.report.synthetic),
+        synthetic: is_synthetic(sides),
         metric: report.metric.clone(),
         runs: evaluated.iter().map(|evaluated| run(evaluated)).collect(),
         tests: contrasts
@@ -49,7 +49,7 @@ pub fn page(sides: &[Side], contrasts: &[Contrast]) -> Comparison {
         rows: (0..evaluated[0].answers.len())
             .map(|row| compared_row(&evaluated, row))
             .collect(),
-        charts: vec![chart(sides, &notes)],
+        charts: charts(sides, &notes),
         notes,
     }
 }
@@ -167,33 +167,81 @@ fn compared_answer(answer: &Answer, report: &ScoreReport) -> ComparedAnswer {
     }
 }
 
-fn chart(sides: &[Side], notes: &[String]) -> BarChart {
+/// Accuracy of each side on all rows, and below it by class where rows have classes.
+fn charts(sides: &[Side], notes: &[String]) -> Vec<BarChart> {
+    let answers = &sides[0].first().answers;
+    // The report has them from easy to hard.
+    let classes: Vec<&str> = sides[0]
+        .first()
+        .report
+        .classes
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let all = (String::new(), (0..answers.len()).collect());
+    let of_class = |class: &&str| {
+        let rows = (0..answers.len())
+            .filter(|&row| answers[row].score.class.as_deref() == Some(class))
+            .collect::<Vec<_>>();
+        (format!("{class}, n = {}", rows.len()), rows)
+    };
+    let mut charts = vec![chart(sides, "Accuracy", vec![all], notes)];
+    if !classes.is_empty() {
+        let groups = classes.iter().map(of_class).collect();
+        charts.push(chart(sides, "Accuracy by class of row", groups, &[]));
+    }
+    charts
+}
+
+/// A group of bars for each named set of rows.
+fn chart(
+    sides: &[Side],
+    title: &str,
+    groups: Vec<(String, Vec<usize>)>,
+    notes: &[String],
+) -> BarChart {
     let report = &sides[0].first().report;
-    let bars = sides.iter().enumerate().map(|(series, side)| {
-        let pooled = side.outcomes.pooled();
-        Bar {
-            group: 0,
-            series,
-            value: pooled.accuracy,
-            ci95: pooled.ci95.into(),
-            published: None,
+    let mut bars = Vec::new();
+    for (group, (_, rows)) in groups.iter().enumerate() {
+        for (series, side) in sides.iter().enumerate() {
+            let pooled = side.outcomes.of_rows(rows).pooled();
+            bars.push(Bar {
+                group,
+                series,
+                value: pooled.accuracy,
+                ci95: pooled.ci95.into(),
+                published: None,
+            });
         }
-    });
+    }
     BarChart {
-        title: format!(
-            "{} on {} rows",
-            report.metric.replace('_', " "),
-            sides[0].outcomes.rows()
-        ),
-        subtitle: ["whiskers: 95 % intervals".to_owned(), String::new()],
-        synthetic: sides
-            .iter()
-            .flat_map(|side| &side.evaluations)
-            .any(|evaluated| evaluated.report.synthetic),
-        groups: vec![String::new()],
+        title: title.to_owned(),
+        subtitle: [
+            asked(report),
+            format!(
+                "{} on {} rows; whiskers: 95 % intervals",
+                report.metric.replace('_', " "),
+                sides[0].outcomes.rows()
+            ),
+        ],
+        synthetic: is_synthetic(sides),
+        groups: groups.into_iter().map(|(name, _)| name).collect(),
         series: sides.iter().map(|side| side.label.clone()).collect(),
-        bars: bars.collect(),
+        bars,
         notes: notes.to_vec(),
         ..BarChart::default()
     }
+}
+
+/// The model and the data, as far as they are known.
+fn asked(report: &ScoreReport) -> String {
+    report.run.as_ref().map_or_else(
+        || report.task.clone(),
+        |run| format!("{} on {}, {} split", run.base, run.data, run.split),
+    )
+}
+
+fn is_synthetic(sides: &[Side]) -> bool {
+    let mut evaluated = sides.iter().flat_map(|side| &side.evaluations);
+    evaluated.any(|evaluated| evaluated.report.synthetic)
 }

@@ -44,6 +44,15 @@ impl Outcomes {
         self.seeds[0].len()
     }
 
+    /// The same arm on some of its rows only, of which there is at least one.
+    ///
+    /// # Panics
+    /// If there is no row, or it is none of the arm's.
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        let some = |seed: &Vec<bool>| rows.iter().map(|&row| seed[row]).collect();
+        Self::new(self.seeds.iter().map(some).collect())
+    }
+
     /// Outcomes by seed.
     pub fn seeds(&self) -> &[Vec<bool>] {
         &self.seeds
@@ -149,6 +158,12 @@ pub(super) mod tests {
         let pooled = Outcomes::new(vec![rows]).pooled();
         assert_eq!((pooled.accuracy, pooled.seeds), (0.4, 1));
         assert_eq!(pooled.ci95, accuracy_interval(20, 50));
+    }
+
+    #[test]
+    fn some_rows_keep_their_seeds() {
+        let arm = Outcomes::new(vec![vec![true, false, true], vec![false, false, true]]);
+        assert_eq!(arm.of_rows(&[0, 2]).seeds(), [[true, true], [false, true]]);
     }
 
     /// Three copies of the same outcomes say no more than one.

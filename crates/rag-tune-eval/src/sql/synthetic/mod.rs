@@ -12,6 +12,7 @@
 //! - `suite`: several databases that tell these from gold
 
 mod design;
+mod lexemes;
 mod neighbours;
 mod query;
 mod rows;

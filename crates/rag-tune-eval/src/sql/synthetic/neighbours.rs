@@ -4,7 +4,8 @@
 //! The idea is the test suite of Zhong et al. 2020 (arXiv:2010.02840), which keeps the fuzzed databases that tell gold
 //! from its neighbours.
 
-use super::query::{Lexeme, Query};
+use super::lexemes::Lexeme;
+use super::query::Query;
 use super::schema::Schema;
 use super::values::Value;
 
