@@ -4,11 +4,10 @@ use std::path::Path;
 
 use anyhow::Context;
 use rag_tune_augment::{Scoring, Task};
-use rag_tune_eval::functional::FunctionalScorer;
 use rag_tune_eval::sql::{
     DatabaseSource, QueryLimits, SqlCase, SqlJudge, SqlScorer, SyntheticCase, SyntheticDatabases,
 };
-use rag_tune_eval::{EvalError, ExactScorer, Gsm8kScorer, Scorer};
+use rag_tune_eval::{EvalError, Scorer, TextScorer};
 use serde_json::{Map, Value};
 
 use crate::commands::sandbox;
@@ -51,13 +50,13 @@ pub fn scorer<'a>(
             .with_context(|| format!("a row has no text `{field}`"))?
             .to_owned())
     };
-    let gold = |row: &Map<String, Value>| text(row, &task.answer_column);
+    let rows: Vec<(&Map<String, Value>, String)> = rows
+        .map(|row| Ok((row, text(row, &task.answer_column)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let all_gold = |rows: Vec<(_, String)>| rows.into_iter().map(|(_, gold)| gold).collect();
     Ok(match task.scoring {
         Scoring::Sql => {
             let judge = SqlJudge::new(sandbox()?, QueryLimits::default());
-            let rows: Vec<(&Map<String, Value>, String)> = rows
-                .map(|row| Ok((row, gold(row)?)))
-                .collect::<anyhow::Result<_>>()?;
             match databases.ok_or(EvalError::DatabasesNotSet)? {
                 DatabaseSource::Folder(folder) => {
                     let cases = rows.into_iter().enumerate().map(|(i, (row, gold))| {
@@ -74,17 +73,9 @@ pub fn scorer<'a>(
                 DatabaseSource::Synthetic => Box::new(on_synthetic(judge, &rows)?),
             }
         }
-        Scoring::Gsm8k => Box::new(Gsm8kScorer::new(
-            rows.map(gold).collect::<anyhow::Result<_>>()?,
-        )),
-        Scoring::Functional => {
-            let gold = rows.map(gold).collect::<anyhow::Result<_>>()?;
-            Box::new(FunctionalScorer::new(gold))
-        }
-        Scoring::Exact => {
-            let gold = rows.map(gold).collect::<anyhow::Result<_>>()?;
-            Box::new(ExactScorer::new(task.name.clone(), gold))
-        }
+        Scoring::Gsm8k => Box::new(TextScorer::gsm8k(all_gold(rows))),
+        Scoring::Functional => Box::new(TextScorer::functional(all_gold(rows))),
+        Scoring::Exact => Box::new(TextScorer::exact(task.name.clone(), all_gold(rows))),
     })
 }
 

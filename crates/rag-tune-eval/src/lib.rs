@@ -1,7 +1,7 @@
 //! Scorers and statistics: what answers do, and how sure one can be of a difference.
 //!
 //! - [`EvalConfig`]: the `[eval]` section
-//! - [`Scorer`]: what all scorers do; [`sql`], [`Gsm8kScorer`], [`functional`], [`ExactScorer`]: the scorers
+//! - [`Scorer`]: what all scorers do; [`sql`], [`TextScorer`]: the scorers
 //! - [`read_predictions`]: predictions from a file
 //! - [`ScoreReport`]: totals, `scores.json`; [`Answer`]: the rows behind them, `predictions.jsonl`
 //! - [`statistics`]: intervals, and tests of a difference
@@ -9,7 +9,6 @@
 mod answers;
 mod config;
 mod error;
-mod exact;
 pub mod functional;
 mod gsm8k;
 mod predictions;
@@ -20,14 +19,14 @@ mod score;
 mod scorer;
 pub mod sql;
 pub mod statistics;
+mod text_scorer;
 
 pub use answers::{Answer, read_answers, save_answers};
 pub use config::EvalConfig;
 pub use error::EvalError;
-pub use exact::ExactScorer;
-pub use gsm8k::Gsm8kScorer;
 pub use predictions::read_predictions;
 pub use rows::{ResultTable, RowScore, RowStatus, Share};
 pub use run_info::{AdapterKind, Arm, PromptKind, RunInfo};
 pub use score::{ClassScore, ScoreReport};
 pub use scorer::Scorer;
+pub use text_scorer::TextScorer;

@@ -181,8 +181,8 @@ fn ratio(shares: &[Share]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exact::ExactScorer;
     use crate::run_info::Arm;
+    use crate::text_scorer::TextScorer;
 
     fn report() -> ScoreReport {
         let statuses = [
@@ -217,7 +217,7 @@ mod tests {
             synthetic: true,
             rag_tune_version: "0.1.0".to_owned(),
         };
-        let scorer = ExactScorer::new("sql".to_owned(), vec![String::new(); 6]);
+        let scorer = TextScorer::exact("sql".to_owned(), vec![String::new(); 6]);
         ScoreReport::new(&scorer, &rows, Some(run))
     }
 

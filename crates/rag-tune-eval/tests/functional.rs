@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rag_tune_eval::functional::{FunctionalScorer, parse};
+use rag_tune_eval::TextScorer;
+use rag_tune_eval::functional::parse;
 use rag_tune_eval::{RowStatus, Scorer, Share};
 use serde::Deserialize;
 
@@ -29,7 +30,7 @@ fn figures_are_those_of_a_second_scorer() {
     let text = include_str!("../../../tests/fixtures/golden/functional.json");
     let Golden { rows } = serde_json::from_str(text).unwrap();
     assert!(rows.len() > 100);
-    let scorer = FunctionalScorer::new(rows.iter().map(|row| row.gold.clone()).collect());
+    let scorer = TextScorer::functional(rows.iter().map(|row| row.gold.clone()).collect());
     let predictions: Vec<String> = rows.iter().map(|row| row.prediction.clone()).collect();
     for (row, ours) in rows.iter().zip(scorer.score(&predictions, &|| ()).unwrap()) {
         let what = format!("{}: {}", row.kind, row.prediction);

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use rag_tune_eval::{Gsm8kScorer, RowScore, ScoreReport, Scorer};
+use rag_tune_eval::{RowScore, ScoreReport, Scorer, TextScorer};
 use serde::Deserialize;
 
 /// What `scripts/golden_gsm8k.py` wrote.
@@ -36,7 +36,7 @@ fn golden() -> Golden {
 }
 
 fn score(gold: Vec<String>, predictions: &[String]) -> Vec<RowScore> {
-    Gsm8kScorer::new(gold).score(predictions, &|| ()).unwrap()
+    TextScorer::gsm8k(gold).score(predictions, &|| ()).unwrap()
 }
 
 fn is_right(row: &RowScore, metric: &str) -> bool {
@@ -142,7 +142,7 @@ fn gold_answers_and_all_their_calculations_are_right() {
             println!("skipped: no GSM8K in RAG_TUNE_MIRROR");
             return;
         };
-        let scorer = Gsm8kScorer::new(gold.clone());
+        let scorer = TextScorer::gsm8k(gold.clone());
         let scored = scorer.score(&gold, &|| ()).unwrap();
         let report = ScoreReport::new(&scorer, &scored, None);
         assert_eq!((report.correct, report.total), (rows, rows));

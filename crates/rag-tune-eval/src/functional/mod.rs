@@ -2,7 +2,7 @@
 //!
 //! - [`Meaning`] and [`parse`]: ViGGO's grammar (Juraska et al. 2019, arXiv:1910.12129), and where a text leaves it
 //! - [`compare`]: what two meanings have in common
-//! - [`FunctionalScorer`]: all of it for each row
+//! - `scorer`: all of it for a row
 
 mod compare;
 mod meaning;
@@ -11,4 +11,4 @@ mod scorer;
 
 pub use meaning::{Attribute, Meaning};
 pub use parse::{Malformed, Parsed, parse};
-pub use scorer::FunctionalScorer;
+pub(crate) use scorer::{METRICS, score_row};

@@ -2,72 +2,21 @@
 
 use super::compare::{character_accuracy, compare, is_same};
 use super::parse::{Parsed, parse};
-use crate::error::EvalError;
 use crate::rows::{RowScore, RowStatus, Share};
-use crate::scorer::{Scorer, check_counts};
 
-/// Compares functions with attributes.
-///
-/// Metrics: `exact_order_free`, the same function, attributes and values in any order; `exact_line`, the same text;
-/// `function`; `attribute_precision`, `attribute_recall` and `attribute_f1` over all pairs of attribute and value;
-/// `character`, the original experiment's character accuracy.
-///
-/// A malformed prediction is not right, and still counts for what is complete before the fault: its function, and its
-/// attributes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FunctionalScorer {
-    gold: Vec<String>,
-}
+/// The metrics, the main one first.
+pub(crate) const METRICS: [&str; 7] = [
+    "exact_order_free",
+    "exact_line",
+    "function",
+    "attribute_precision",
+    "attribute_recall",
+    "attribute_f1",
+    "character",
+];
 
-impl FunctionalScorer {
-    /// A scorer with the gold meaning representation of each row.
-    pub fn new(gold: Vec<String>) -> Self {
-        Self { gold }
-    }
-}
-
-impl Scorer for FunctionalScorer {
-    fn task(&self) -> &str {
-        "functional"
-    }
-
-    fn metrics(&self) -> &'static [&'static str] {
-        &[
-            "exact_order_free",
-            "exact_line",
-            "function",
-            "attribute_precision",
-            "attribute_recall",
-            "attribute_f1",
-            "character",
-        ]
-    }
-
-    fn rows(&self) -> usize {
-        self.gold.len()
-    }
-
-    fn gold(&self, row: usize) -> &str {
-        &self.gold[row]
-    }
-
-    fn score(
-        &self,
-        predictions: &[String],
-        on_row: &(dyn Fn() + Sync),
-    ) -> Result<Vec<RowScore>, EvalError> {
-        check_counts(self.rows(), predictions.len())?;
-        let rows = self.gold.iter().zip(predictions).enumerate();
-        Ok(rows
-            .map(|(index, (gold, prediction))| {
-                on_row();
-                score_row(index, gold, prediction)
-            })
-            .collect())
-    }
-}
-
-fn score_row(index: usize, gold_text: &str, prediction: &str) -> RowScore {
+/// The score of a row.
+pub(crate) fn score_row(index: usize, gold_text: &str, prediction: &str) -> RowScore {
     let (gold, predicted) = (parse(gold_text), parse(prediction));
     let status = status(&gold, &predicted);
     let is_gold_usable = status != RowStatus::GoldError;
@@ -135,9 +84,10 @@ fn detail(gold: &Parsed, predicted: &Parsed, status: RowStatus) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Scorer, TextScorer};
 
     fn rows(gold: &str, predictions: &[&str]) -> Vec<RowScore> {
-        let scorer = FunctionalScorer::new(vec![gold.to_owned(); predictions.len()]);
+        let scorer = TextScorer::functional(vec![gold.to_owned(); predictions.len()]);
         let predictions: Vec<String> = predictions.iter().map(|text| (*text).to_owned()).collect();
         scorer.score(&predictions, &|| ()).unwrap()
     }

@@ -3,11 +3,11 @@
 //! - [`answer`]: the number that an answer gives, taken strictly or flexibly
 //! - [`calculator`]: whether the calculations `<<48+24=72>>` on the way are right
 //! - [`rational`]: exact numbers, so that nothing is rounded
-//! - [`Gsm8kScorer`]: all of it for each row
+//! - [`score_row`]: all of it for a row
 
 mod answer;
 mod calculator;
 mod rational;
 mod scorer;
 
-pub use scorer::Gsm8kScorer;
+pub(crate) use scorer::{METRICS, score_row};

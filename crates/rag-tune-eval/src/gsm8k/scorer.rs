@@ -2,61 +2,13 @@
 
 use super::answer::{self, Number};
 use super::calculator;
-use crate::error::EvalError;
 use crate::rows::{RowScore, RowStatus, Share};
-use crate::scorer::{Scorer, check_counts};
 
-/// Compares the number that an answer gives with the gold one, and checks its calculations.
-///
-/// Metrics: `strict`, the number behind `#### `; `flexible`, the last number; `calculator`, the share of calculations
-/// `<<...>>` that are right, over all of them; `lm_eval_strict`, lm-evaluation-harness's `strict-match`, verdict for
-/// verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gsm8kScorer {
-    gold: Vec<String>,
-}
+/// The metrics, the main one first.
+pub(crate) const METRICS: [&str; 4] = ["strict", "flexible", "calculator", "lm_eval_strict"];
 
-impl Gsm8kScorer {
-    /// A scorer with the gold answer of each row: worked steps and `#### number`, or the number alone.
-    pub fn new(gold: Vec<String>) -> Self {
-        Self { gold }
-    }
-}
-
-impl Scorer for Gsm8kScorer {
-    fn task(&self) -> &str {
-        "gsm8k"
-    }
-
-    fn metrics(&self) -> &'static [&'static str] {
-        &["strict", "flexible", "calculator", "lm_eval_strict"]
-    }
-
-    fn rows(&self) -> usize {
-        self.gold.len()
-    }
-
-    fn gold(&self, row: usize) -> &str {
-        &self.gold[row]
-    }
-
-    fn score(
-        &self,
-        predictions: &[String],
-        on_row: &(dyn Fn() + Sync),
-    ) -> Result<Vec<RowScore>, EvalError> {
-        check_counts(self.rows(), predictions.len())?;
-        let rows = self.gold.iter().zip(predictions).enumerate();
-        Ok(rows
-            .map(|(index, (gold, prediction))| {
-                on_row();
-                score_row(index, gold, prediction)
-            })
-            .collect())
-    }
-}
-
-fn score_row(index: usize, gold: &str, prediction: &str) -> RowScore {
+/// The score of a row.
+pub(crate) fn score_row(index: usize, gold: &str, prediction: &str) -> RowScore {
     let gold = answer::gold(gold);
     let expected = answer::first(gold);
     let strict = answer::strict(prediction);
@@ -105,9 +57,10 @@ fn fault(expected: Option<&Number>, strict: Option<&Number>, found: Option<&Numb
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Scorer, TextScorer};
 
     fn rows(gold: &str, predictions: &[&str]) -> Vec<RowScore> {
-        let scorer = Gsm8kScorer::new(vec![gold.to_owned(); predictions.len()]);
+        let scorer = TextScorer::gsm8k(vec![gold.to_owned(); predictions.len()]);
         let predictions: Vec<String> = predictions.iter().map(|text| (*text).to_owned()).collect();
         scorer.score(&predictions, &|| ()).unwrap()
     }
