@@ -66,15 +66,20 @@ pub fn accuracy_interval(correct: usize, total: usize) -> Interval {
 
 /// 95 % interval of a metric whose rows have these shares.
 ///
-/// As [`accuracy_interval`] where every row that says something about the metric is a yes or a no. Else the percentile
-/// bootstrap over rows of the ratio of sums; resamples in which nothing is counted are left out, and `[0, 1]` remains if
-/// nothing ever is.
+/// As [`accuracy_interval`] where every row that says something about the metric is wholly on one side, a yes or a no.
+/// Else the percentile bootstrap over rows of the ratio of sums; resamples in which nothing is counted are left out, and
+/// `[0, 1]` remains if nothing ever is.
 pub fn ratio_interval(shares: &[Share]) -> Interval {
     let counted = shares.iter().filter(|share| share.whole > 0.0);
+    let is_full = |share: &&Share| share.part == share.whole;
+    let (rows, full) = (
+        counted.clone().count(),
+        counted.clone().filter(is_full).count(),
+    );
     let is_yes_or_no = |share: &Share| share.whole == 1.0 && [0.0, 1.0].contains(&share.part);
-    if counted.clone().all(is_yes_or_no) {
-        let correct = counted.clone().filter(|share| share.part == 1.0).count();
-        return accuracy_interval(correct, counted.count());
+    let is_at_an_edge = full == rows || counted.clone().all(|share| share.part == 0.0);
+    if is_at_an_edge || counted.clone().all(is_yes_or_no) {
+        return accuracy_interval(full, rows);
     }
     let mut random = SplitMix64::new(SEED);
     let mut ratios: Vec<f64> = (0..RESAMPLES)
@@ -179,6 +184,9 @@ mod tests {
             (ratio.lo - rows.lo).abs() < 0.02 && (ratio.hi - rows.hi).abs() < 0.02,
             "{ratio:?}"
         );
+        // All right: as sure as so many rows, which is not certain.
+        let all = [Share::count(3, 3), Share::count(2, 2), Share::count(0, 0)];
+        assert_eq!(ratio_interval(&all), accuracy_interval(2, 2));
         assert_eq!(
             ratio_interval(&[Share::count(0, 0)]),
             Interval { lo: 0.0, hi: 1.0 }
