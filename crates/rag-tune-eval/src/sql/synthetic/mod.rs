@@ -14,6 +14,7 @@
 mod design;
 mod lexemes;
 mod neighbours;
+mod pool;
 mod query;
 mod rows;
 mod schema;

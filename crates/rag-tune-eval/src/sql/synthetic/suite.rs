@@ -7,8 +7,9 @@ use rusqlite::config::DbConfig;
 
 use super::design::{Design, Kind};
 use super::neighbours::neighbours;
+use super::pool::Profile;
 use super::query::Query;
-use super::rows::{Content, Profile, content};
+use super::rows::{Content, content};
 use super::schema::{ContextError, Schema};
 use crate::sql::compare::{RowOrder, same_result};
 use crate::sql::database::restrict;
