@@ -186,7 +186,10 @@ struct Place {
     bottom: f64,
 }
 
-/// A bar, its whisker, what others published for it, and its value above all.
+/// What a value above its whisker takes at most, also where it is turned.
+const VALUE_ROOM: f64 = 64.0;
+
+/// A bar, its whisker, its value above both, and what others published for it.
 fn draw_bar<DB: DrawingBackend>(
     canvas: &Canvas<DB>,
     axes: &Axes,
@@ -205,10 +208,15 @@ fn draw_bar<DB: DrawingBackend>(
     if let Some(published) = bar.published {
         let y = height(published);
         draw_published(canvas, [left, right], y)?;
-        top = top.min(y - 4.0);
+        // Far above the bar, the mark keeps its number to itself: ours would look as if it were up there too.
+        let is_far_above = y < top - VALUE_ROOM;
+        let mut above = if is_far_above { y } else { top.min(y) } - 4.0;
         if width >= 1.5 * TURNED_BAR {
-            draw_published_value(canvas, published, (center, top - 12.0))?;
-            top -= 18.0;
+            draw_published_value(canvas, published, (center, above - 12.0))?;
+            above -= 18.0;
+        }
+        if !is_far_above {
+            top = above;
         }
     }
     let cap = (0.12 * width).min(8.0);
