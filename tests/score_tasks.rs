@@ -49,6 +49,17 @@ fn predicted(data: &Path, column: &str) -> String {
     text.lines().map(line).collect()
 }
 
+/// The hint used to get lost: a task that does not load is no error of augmentation.
+#[test]
+fn an_unknown_task_is_refused_with_those_that_there_are() {
+    let folder = world(&[], "");
+    let refusal = rag_tune(folder.path(), &arguments("gms8k", &[])).refused();
+    assert!(
+        refusal.contains("`gms8k`") && refusal.contains("hint: ") && refusal.contains("gsm8k"),
+        "{refusal}"
+    );
+}
+
 #[test]
 fn word_problems_have_four_figures_and_a_reason_a_row() {
     let gold = json!({"question": "?", "answer": "48+24 = <<48+24=72>>72\n#### 72"});

@@ -40,4 +40,4 @@ pub use manifest::Manifest;
 pub use progress::Progress;
 pub use retrieval_record::RetrievalRecord;
 pub use select::{Example, RetrievalConfig, Selector};
-pub use task::{Scoring, Task, TaskName};
+pub use task::{Scoring, Task, TaskError, TaskName};

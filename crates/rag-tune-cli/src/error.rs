@@ -1,6 +1,6 @@
 //! How an error reads: `error:`, what caused it, and a hint how to mend it.
 
-use rag_tune_augment::AugmentError;
+use rag_tune_augment::{AugmentError, TaskError};
 use rag_tune_eval::EvalError;
 use rag_tune_model::error::ModelError;
 use rag_tune_report::ReportError;
@@ -49,6 +49,7 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     None.or_else(|| error.downcast_ref::<InputError>()?.hint.clone())
         .or_else(|| error.downcast_ref::<ConfigError>()?.hint())
         .or_else(|| error.downcast_ref::<AugmentError>()?.hint())
+        .or_else(|| error.downcast_ref::<TaskError>()?.hint())
         .or_else(|| error.downcast_ref::<ModelError>()?.hint())
         .or_else(|| error.downcast_ref::<TrainError>()?.hint())
         .or_else(|| error.downcast_ref::<EvalError>()?.hint())
