@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use rag_tune_eval::statistics::{Difference, Interval, Outcomes, PooledAccuracy};
-use rag_tune_eval::{ScoreReport, read_answers};
 use serde::Serialize;
 
 use super::cell::{Cell, Prompts, Step, Task};
@@ -14,7 +13,8 @@ use super::plan::{Plan, Verdict};
 use super::published;
 use super::recipe::Recipe;
 use super::records::{self, Record};
-use crate::contrasts::Contrast;
+use crate::contrasts::{Contrast, p_value};
+use crate::evaluated::Evaluated;
 use crate::files::write_atomically;
 
 /// `results.json`.
@@ -276,8 +276,9 @@ impl CellResult {
         predictions: &mut BTreeMap<Step, StepTime>,
     ) -> anyhow::Result<()> {
         let folder = recipe.folder.evaluation(&self.cell);
-        let report = ScoreReport::load(&folder.join("scores.json"))?;
-        let answers = read_answers(&folder.join("predictions.jsonl"))?;
+        let evaluated = Evaluated::from_folder(&folder)?;
+        let rows = evaluated.correct();
+        let report = evaluated.report;
         self.scores = Some(CellScores {
             metric: report.metric,
             n: report.total,
@@ -288,7 +289,7 @@ impl CellResult {
             intervals: report.intervals,
             notes: report.notes,
             synthetic: report.synthetic,
-            rows: answers.iter().map(|answer| answer.score.correct).collect(),
+            rows,
         });
         let is_own = self.cell.adapter == Some(self.cell.prompts);
         for step in Step::Evaluate(self.cell).with_needs() {
@@ -431,8 +432,8 @@ impl ComparisonResult {
     pub fn warning(&self) -> Option<String> {
         self.within_noise.then(|| {
             format!(
-                "Within noise (p = {:.2}): {}.",
-                self.adjusted_p_value,
+                "Within noise ({}): {}.",
+                p_value(self.adjusted_p_value),
                 self.label(" and ")
             )
         })
