@@ -41,8 +41,7 @@ impl Forecast {
         out: &Output,
     ) -> anyhow::Result<Self> {
         let (lora, train) = (&config.lora, &config.train);
-        let targets = lora.target_modules.iter().copied();
-        let adapter = Adapter::new(model.config(), lora.rank, lora.alpha, targets, config.seed);
+        let adapter = Adapter::new(model.config(), lora.settings(), config.seed);
         let memory = MemoryPlan::new(model, train, train.tokens_per_micro_batch);
         let steps = train.total_steps(set.rows());
         let progress = out.progress();

@@ -90,18 +90,19 @@ impl Block {
         context: BlockContext<'a>,
         projection: Projection,
     ) -> AdaptedLinear<'a> {
+        let place = (self.layer, projection);
         AdaptedLinear {
             weight: &self.weights[projection as usize],
-            lora: context
+            lora: context.adapter.and_then(|adapter| adapter.get(place)),
+            scaling: context
                 .adapter
-                .and_then(|adapter| adapter.get(self.layer, projection)),
+                .map_or(0.0, |adapter| adapter.scaling(place)),
         }
     }
 
     fn group(&self, context: BlockContext<'_>, site: Site) -> GroupContext {
         GroupContext {
             compute: context.compute,
-            scaling: context.adapter.map_or(0.0, Adapter::scaling),
             dropout: context
                 .dropout
                 .map(|dropout| dropout.at(self.layer, site as usize)),

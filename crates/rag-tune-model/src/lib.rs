@@ -9,6 +9,7 @@ mod gguf_metadata;
 mod linear;
 pub mod llama;
 pub mod lora;
+pub mod lora_settings;
 #[cfg(test)]
 mod mirror;
 pub mod peft;

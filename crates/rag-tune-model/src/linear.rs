@@ -11,13 +11,14 @@ use crate::lora::LoraFactors;
 pub(crate) struct AdaptedLinear<'a> {
     pub(crate) weight: &'a Matrix,
     pub(crate) lora: Option<&'a LoraFactors>,
+    /// Of the update.
+    pub(crate) scaling: f32,
 }
 
 /// How the layers of a group compute.
 #[derive(Clone, Copy)]
 pub(crate) struct GroupContext {
     pub(crate) compute: Compute,
-    pub(crate) scaling: f32,
     /// Of the updates' input, in training.
     pub(crate) dropout: Option<Dropout>,
 }
@@ -52,7 +53,7 @@ impl GroupContext {
             };
             let mut down = Tensor::zeros(x.rows(), lora.a.rows());
             product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
-            product_nt(output, 1.0, self.scaling, &down, &lora.b)?;
+            product_nt(output, 1.0, layer.scaling, &down, &lora.b)?;
             downs.push(Some(down));
         }
         Ok((outputs, downs))
@@ -81,8 +82,8 @@ impl GroupContext {
                 };
                 let d_output = &d_outputs[index];
                 let mut d_down = Tensor::zeros(x.rows(), lora.a.rows());
-                product_nn(&mut d_down, 0.0, self.scaling, d_output, &lora.b)?;
-                product_tn(&mut gradient.b, 1.0, self.scaling, d_output, down)?;
+                product_nn(&mut d_down, 0.0, layer.scaling, d_output, &lora.b)?;
+                product_tn(&mut gradient.b, 1.0, layer.scaling, d_output, down)?;
                 product_tn(&mut gradient.a, 1.0, 1.0, &d_down, lora_input)?;
                 product_nn(&mut d_x, keep, 1.0, &d_down, &lora.a)?;
                 keep = 1.0;

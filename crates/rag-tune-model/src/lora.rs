@@ -11,6 +11,7 @@ use rag_tune_kernels::dropout::Dropout;
 use serde::{Deserialize, Serialize};
 
 use crate::config::LlamaConfig;
+use crate::lora_settings::LoraSettings;
 
 /// A linear layer of a block, spelt as in the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,7 +97,7 @@ impl fmt::Display for Projection {
 /// Which layer of which block, in the order in which parameters are stored and updated.
 pub type Place = (usize, Projection);
 
-/// The two factors of one layer's update, or their gradients.
+/// The two factors of one layer's update, or what an optimizer holds for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraFactors {
     /// `A`: `[rank, in]`
@@ -105,54 +106,75 @@ pub struct LoraFactors {
     pub b: Tensor,
 }
 
+/// Which tensor of a layer's update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Factor {
+    /// `A`
+    A,
+    /// `B`
+    B,
+}
+
+impl LoraFactors {
+    /// Its tensors, always in this order.
+    pub fn tensors(&self) -> impl Iterator<Item = (Factor, &Tensor)> {
+        [(Factor::A, &self.a), (Factor::B, &self.b)].into_iter()
+    }
+
+    /// As [`LoraFactors::tensors`].
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (Factor, &mut Tensor)> {
+        [(Factor::A, &mut self.a), (Factor::B, &mut self.b)].into_iter()
+    }
+}
+
 /// A LoRA adapter: the factors of every adapted layer, f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
-    /// Rank of the update.
-    pub rank: usize,
-    /// `alpha` of `scaling = alpha / rank`.
-    pub alpha: f32,
+    /// How it is shaped and scaled.
+    pub settings: LoraSettings,
     /// The factors by place.
     pub layers: BTreeMap<Place, LoraFactors>,
+    /// From `settings`, whose patterns take time to match.
+    scalings: BTreeMap<Place, f32>,
 }
 
 impl Adapter {
     /// A fresh adapter: `A` Kaiming-uniform with `a = sqrt(5)` (uniform in `+-1/sqrt(in)`, PEFT's
     /// default), `B` zero, so that step 0 is exactly the base model.
-    pub fn new(
-        config: &LlamaConfig,
-        rank: usize,
-        alpha: f32,
-        targets: impl IntoIterator<Item = Projection>,
-        seed: u64,
-    ) -> Self {
-        let targets: Vec<_> = targets.into_iter().collect();
+    pub fn new(config: &LlamaConfig, settings: LoraSettings, seed: u64) -> Self {
         let mut layers = BTreeMap::new();
         let mut random = SplitMix64(seed);
         for layer in 0..config.num_hidden_layers {
-            for &projection in &targets {
+            for &projection in &settings.targets {
+                let place = (layer, projection);
+                let rank = settings.rank_at(place);
                 let [out_features, in_features] = projection.shape(config);
                 let bound = 1.0 / (in_features as f32).sqrt();
                 let a = Tensor::from_fn(rank, in_features, |_, _| random.symmetric() * bound);
                 let b = Tensor::zeros(out_features, rank);
-                layers.insert((layer, projection), LoraFactors { a, b });
+                layers.insert(place, LoraFactors { a, b });
             }
         }
+        let scalings = layers
+            .keys()
+            .map(|place| (*place, settings.scaling_at(*place)))
+            .collect();
         Self {
-            rank,
-            alpha,
+            settings,
             layers,
+            scalings,
         }
-    }
-
-    /// `alpha / rank`.
-    pub fn scaling(&self) -> f32 {
-        self.alpha / self.rank as f32
     }
 
     /// The factors of one layer, if it is adapted.
-    pub fn get(&self, layer: usize, projection: Projection) -> Option<&LoraFactors> {
-        self.layers.get(&(layer, projection))
+    pub fn get(&self, place: Place) -> Option<&LoraFactors> {
+        self.layers.get(&place)
+    }
+
+    /// What the update of one layer is multiplied by.
+    pub fn scaling(&self, place: Place) -> f32 {
+        self.scalings.get(&place).copied().unwrap_or_default()
     }
 
     /// Zeros in the shape of the factors: where gradients are summed.
@@ -173,8 +195,8 @@ impl Adapter {
 
     /// Number of trained values.
     pub fn parameters(&self) -> usize {
-        let count = |factors: &LoraFactors| factors.a.data().len() + factors.b.data().len();
-        self.layers.values().map(count).sum()
+        let tensors = self.layers.values().flat_map(LoraFactors::tensors);
+        tensors.map(|(_, tensor)| tensor.data().len()).sum()
     }
 }
 
@@ -186,11 +208,10 @@ pub struct AdapterGradient {
 }
 
 impl AdapterGradient {
-    /// Every tensor, `a` before `b`, in the adapter's order.
+    /// Every tensor, in the adapter's order.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        self.layers
-            .values()
-            .flat_map(|factors| [&factors.a, &factors.b])
+        let tensors = self.layers.values().flat_map(LoraFactors::tensors);
+        tensors.map(|(_, tensor)| tensor)
     }
 
     /// Euclidean norm over all values.
@@ -204,10 +225,8 @@ impl AdapterGradient {
 
     /// Sets every value to 0.
     pub fn clear(&mut self) {
-        for factors in self.layers.values_mut() {
-            factors.a.data_mut().fill(0.0);
-            factors.b.data_mut().fill(0.0);
-        }
+        let tensors = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
+        tensors.for_each(|(_, tensor)| tensor.data_mut().fill(0.0));
     }
 }
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::LlamaConfig;
 use crate::error::ModelError;
-use crate::lora::{Adapter, LoraFactors, Place, Projection};
+use crate::lora::{Adapter, Factor, LoraFactors, Place, Projection};
+use crate::lora_settings::LoraSettings;
 
 /// File of the factors.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -61,9 +62,13 @@ fn no_bias() -> String {
 }
 
 /// PEFT's name of one factor.
-fn tensor_name((layer, projection): Place, factor: &str) -> String {
+fn tensor_name((layer, projection): Place, factor: Factor) -> String {
+    let factor = match factor {
+        Factor::A => "lora_A.weight",
+        Factor::B => "lora_B.weight",
+    };
     format!(
-        "base_model.model.model.layers.{layer}.{}.lora_{factor}.weight",
+        "base_model.model.model.layers.{layer}.{}.{factor}",
         projection.path()
     )
 }
@@ -83,7 +88,7 @@ pub fn weights_bytes(adapter: &Adapter) -> Result<Vec<u8>, ModelError> {
 pub fn factors_bytes(layers: &BTreeMap<Place, LoraFactors>) -> Result<Vec<u8>, ModelError> {
     let mut buffers = BTreeMap::new();
     for (place, factors) in layers {
-        for (factor, tensor) in [("A", &factors.a), ("B", &factors.b)] {
+        for (factor, tensor) in factors.tensors() {
             let bytes: Vec<u8> = tensor
                 .data()
                 .iter()
@@ -111,27 +116,26 @@ pub fn factors_bytes(layers: &BTreeMap<Place, LoraFactors>) -> Result<Vec<u8>, M
 /// # Errors
 /// [`ModelError`] if serialisation fails.
 pub fn config_text(adapter: &Adapter, base: &str, dropout: f32) -> Result<String, ModelError> {
-    let mut target_modules: Vec<String> = Vec::new();
-    for (_, projection) in adapter.layers.keys() {
-        if !target_modules.iter().any(|name| name == projection.name()) {
-            target_modules.push(projection.name().to_owned());
-        }
-    }
+    let settings = &adapter.settings;
+    let target_modules = settings
+        .targets
+        .iter()
+        .map(|target| target.name().to_owned());
     let config = PeftConfig {
         peft_type: "LORA".to_owned(),
         task_type: Some("CAUSAL_LM".to_owned()),
         base_model_name_or_path: Some(base.to_owned()),
-        r: adapter.rank,
-        lora_alpha: adapter.alpha,
+        r: settings.rank,
+        lora_alpha: settings.alpha,
         lora_dropout: dropout,
-        target_modules,
+        target_modules: target_modules.collect(),
         bias: no_bias(),
         fan_in_fan_out: false,
-        use_rslora: false,
+        use_rslora: settings.use_rslora,
         use_dora: false,
         modules_to_save: None,
-        rank_pattern: BTreeMap::new(),
-        alpha_pattern: BTreeMap::new(),
+        rank_pattern: settings.rank_pattern.clone(),
+        alpha_pattern: settings.alpha_pattern.clone(),
         layers_to_transform: None,
         init_lora_weights: Some(true.into()),
         inference_mode: true,
@@ -151,12 +155,20 @@ pub fn load(folder: &Path, config: &LlamaConfig) -> Result<Adapter, ModelError> 
     let peft: PeftConfig =
         serde_json::from_str(&text).map_err(|error| ModelError::corrupt(&path, error))?;
     check_supported(&peft, &path)?;
-    let targets: Vec<Projection> = peft
+    let targets = peft
         .target_modules
         .iter()
         .map(|name| projection(name, &path))
         .collect::<Result<_, _>>()?;
-    let mut adapter = Adapter::new(config, peft.r, peft.lora_alpha, targets, 0);
+    let settings = LoraSettings {
+        rank: peft.r,
+        alpha: peft.lora_alpha,
+        targets,
+        rank_pattern: peft.rank_pattern,
+        alpha_pattern: peft.alpha_pattern,
+        use_rslora: peft.use_rslora,
+    };
+    let mut adapter = Adapter::new(config, settings, 0);
     let path = folder.join(WEIGHTS_FILE);
     read_factors(&path, &mut adapter.layers)?;
     Ok(adapter)
@@ -173,22 +185,12 @@ pub fn read_factors(
     let bytes = fs::read(path).map_err(ModelError::io(path))?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|error| ModelError::corrupt(path, error))?;
-    let expected: usize = 2 * layers.len();
+    let mut expected = 0;
     for (place, factors) in layers {
-        read_factor(
-            path,
-            &tensors,
-            tensor_name(*place, "A"),
-            "rank, in",
-            &mut factors.a,
-        )?;
-        read_factor(
-            path,
-            &tensors,
-            tensor_name(*place, "B"),
-            "out, rank",
-            &mut factors.b,
-        )?;
+        for (factor, tensor) in factors.tensors_mut() {
+            read_factor(path, &tensors, *place, factor, tensor)?;
+            expected += 1;
+        }
     }
     if tensors.len() != expected {
         let detail = format!(
@@ -206,10 +208,15 @@ pub fn read_factors(
 fn read_factor(
     path: &Path,
     tensors: &SafeTensors<'_>,
-    name: String,
-    axes: &'static str,
-    factor: &mut Tensor,
+    place: Place,
+    factor: Factor,
+    tensor: &mut Tensor,
 ) -> Result<(), ModelError> {
+    let name = tensor_name(place, factor);
+    let axes = match factor {
+        Factor::A => "rank, in",
+        Factor::B => "out, rank",
+    };
     let Ok(view) = tensors.tensor(&name) else {
         let detail = format!("it has no tensor `{name}`");
         return Err(ModelError::AdapterMismatch {
@@ -217,8 +224,8 @@ fn read_factor(
             detail,
         });
     };
-    if view.shape() != factor.shape() {
-        let (got, expected) = (view.shape(), factor.shape());
+    if view.shape() != tensor.shape() {
+        let (got, expected) = (view.shape(), tensor.shape());
         let detail = format!("`{name}` is {got:?}, expected {expected:?} ({axes})");
         return Err(ModelError::AdapterMismatch {
             path: path.to_owned(),
@@ -248,7 +255,7 @@ fn read_factor(
             ));
         }
     };
-    factor.data_mut().copy_from_slice(&values);
+    tensor.data_mut().copy_from_slice(&values);
     Ok(())
 }
 
@@ -274,14 +281,11 @@ fn check_supported(peft: &PeftConfig, path: &Path) -> Result<(), ModelError> {
         ),
         (peft.bias != "none", format!("`bias` {}", peft.bias)),
         (peft.fan_in_fan_out, "`fan_in_fan_out`".to_owned()),
-        (peft.use_rslora, "`use_rslora`".to_owned()),
         (peft.use_dora, "`use_dora`".to_owned()),
         (
             peft.modules_to_save.is_some(),
             "`modules_to_save`".to_owned(),
         ),
-        (!peft.rank_pattern.is_empty(), "`rank_pattern`".to_owned()),
-        (!peft.alpha_pattern.is_empty(), "`alpha_pattern`".to_owned()),
         (
             peft.layers_to_transform.is_some(),
             "`layers_to_transform`".to_owned(),

@@ -7,7 +7,8 @@ use rag_tune_kernels::{Sequences, Tensor};
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
-use rag_tune_model::lora::{Adapter, AdapterGradient};
+use rag_tune_model::lora::{Adapter, AdapterGradient, Projection};
+use rag_tune_model::lora_settings::LoraSettings;
 use rag_tune_model::peft;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -272,13 +273,8 @@ fn accumulated_micro_batches_equal_one_batch() {
 fn a_fresh_adapter_is_exactly_the_base_model() {
     let llama = load("tiny_untied", Quantization::Int8, Compute::F32);
     let golden = Golden::open(fixtures().join("tiny_untied/golden.safetensors"));
-    let adapter = Adapter::new(
-        llama.config(),
-        4,
-        8.0,
-        rag_tune_model::lora::Projection::ALL,
-        7,
-    );
+    let settings = LoraSettings::uniform(4, 8.0, Projection::ALL);
+    let adapter = Adapter::new(llama.config(), settings, 7);
     let batch = golden.batch();
     let all: Vec<usize> = (0..batch.ids.len()).collect();
     let with = llama

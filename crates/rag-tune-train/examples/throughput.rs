@@ -13,7 +13,8 @@ use rag_tune_model::llama::Llama;
 use rag_tune_model::tokenizer::EncodedRow;
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{LoraConfig, LossOn, TrainConfig};
-use rag_tune_train::trainer::{Start, TrainRequest, train};
+use rag_tune_train::event::Event;
+use rag_tune_train::trainer::{Hooks, Start, TrainRequest, train};
 
 /// The allocator of the `rag-tune` binary.
 #[global_allocator]
@@ -77,7 +78,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         start: Start::Afresh,
     };
     let mut seconds = Vec::new();
-    train(&request, &mut |record| seconds.push(record.seconds))?;
+    let mut observe = |event: Event<'_>| {
+        if let Event::Step(record) = event {
+            seconds.push(record.seconds);
+        }
+    };
+    let mut hooks = Hooks {
+        observe: &mut observe,
+    };
+    train(&request, &mut hooks)?;
     seconds.remove(0);
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];

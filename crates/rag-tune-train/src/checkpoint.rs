@@ -14,19 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
+use crate::run_state::RunState;
 
-const FIRST_MOMENTS: &str = "optimizer_first_moments.safetensors";
-const SECOND_MOMENTS: &str = "optimizer_second_moments.safetensors";
 const STATE: &str = "state.json";
 
 /// `state.json`
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
-    /// Steps that are done.
-    step: usize,
     /// What the run trains, on what, with which settings.
     fingerprint: String,
+    run: RunState,
 }
 
 /// The checkpoints of one run.
@@ -48,10 +46,10 @@ impl Checkpoints {
         }
     }
 
-    /// Writes the checkpoint of `step` and removes older ones.
+    /// Writes a checkpoint and removes older ones.
     pub(crate) fn save(
         &self,
-        step: usize,
+        run: &RunState,
         adapter: &Adapter,
         optimizer: &Optimizer,
     ) -> Result<(), TrainError> {
@@ -61,27 +59,21 @@ impl Checkpoints {
             .suffix(".tmp")
             .tempdir_in(&self.folder)
             .map_err(TrainError::write(&self.folder))?;
+        let step = run.step;
         let state = State {
-            step,
             fingerprint: self.fingerprint.clone(),
+            run: run.clone(),
         };
-        let state = serde_json::to_string_pretty(&state).expect("a number and a string are JSON");
-        let files = [
+        let state = serde_json::to_string_pretty(&state).expect("numbers and strings are JSON");
+        let mut files = vec![
             (peft::WEIGHTS_FILE, peft::weights_bytes(adapter)?),
             (
                 peft::CONFIG_FILE,
                 peft::config_text(adapter, &self.base, self.dropout)?.into_bytes(),
             ),
-            (
-                FIRST_MOMENTS,
-                peft::factors_bytes(&optimizer.first_moments.layers)?,
-            ),
-            (
-                SECOND_MOMENTS,
-                peft::factors_bytes(&optimizer.second_moments.layers)?,
-            ),
             (STATE, state.into_bytes()),
         ];
+        files.extend(optimizer.files()?);
         for (name, bytes) in files {
             write_synced(&temporary.path().join(name), &bytes)?;
         }
@@ -122,12 +114,12 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Restores the latest checkpoint; returns the number of steps that are done.
+    /// Restores the latest checkpoint; returns where the run stood.
     pub(crate) fn restore(
         &self,
         adapter: &mut Adapter,
         optimizer: &mut Optimizer,
-    ) -> Result<usize, TrainError> {
+    ) -> Result<RunState, TrainError> {
         let Some(step) = self.steps()?.pop() else {
             return Err(TrainError::NothingToResume {
                 path: self.folder.clone(),
@@ -148,15 +140,8 @@ impl Checkpoints {
             return Err(refuse(detail.to_owned()));
         }
         peft::read_factors(&path.join(peft::WEIGHTS_FILE), &mut adapter.layers)?;
-        peft::read_factors(
-            &path.join(FIRST_MOMENTS),
-            &mut optimizer.first_moments.layers,
-        )?;
-        peft::read_factors(
-            &path.join(SECOND_MOMENTS),
-            &mut optimizer.second_moments.layers,
-        )?;
-        Ok(state.step)
+        optimizer.restore(&path)?;
+        Ok(state.run)
     }
 }
 

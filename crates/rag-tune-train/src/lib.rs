@@ -1,16 +1,21 @@
 //! LoRA fine-tuning: batches, loss, optimizer, schedule, checkpoints, the loop.
 //!
 //! [`batch`] turns encoded rows into packed micro-batches, in an order that depends only on the
-//! seed and the step; [`schedule`] gives the learning rate of a step; [`optimizer`] updates the
-//! adapter; [`checkpoint`] writes and reads what a resumed run needs; [`trainer`] is the loop.
+//! seed and the step; [`schedule`] gives the learning rate of a step; `step` does one;
+//! [`optimizer`] updates the adapter; `checkpoint` writes and reads what a resumed run needs;
+//! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`].
 
 pub mod batch;
-pub mod checkpoint;
+mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod event;
 pub mod memory;
+pub mod metrics;
 pub mod optimizer;
+mod run_state;
 pub mod schedule;
+mod step;
 pub mod trainer;
 
 pub use error::TrainError;

@@ -1,24 +1,33 @@
-//! AdamW over an adapter, with gradient clipping.
+//! AdamW over an adapter: parameter groups, state on disk, gradient clipping.
+
+use std::path::Path;
 
 use rag_tune_kernels::adamw::{AdamState, AdamW};
 use rag_tune_kernels::{KernelError, Tensor};
-use rag_tune_model::lora::{Adapter, AdapterGradient};
+use rag_tune_model::error::ModelError;
+use rag_tune_model::lora::{Adapter, AdapterGradient, Factor};
+use rag_tune_model::peft;
 
-use crate::config::TrainConfig;
+use crate::config::{LoraConfig, TrainConfig};
+
+const FIRST_MOMENTS: &str = "optimizer_first_moments.safetensors";
+const SECOND_MOMENTS: &str = "optimizer_second_moments.safetensors";
 
 /// AdamW with f32 moments for every factor of an adapter.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     adamw: AdamW,
+    /// LoRA+ (arXiv:2402.12354): what the learning rate of `B` is multiplied by.
+    b_lr_ratio: f32,
     /// Running means of the gradient.
-    pub first_moments: AdapterGradient,
+    first_moments: AdapterGradient,
     /// Running means of its square.
-    pub second_moments: AdapterGradient,
+    second_moments: AdapterGradient,
 }
 
 impl Optimizer {
     /// Zero moments for `adapter`.
-    pub fn new(config: &TrainConfig, adapter: &Adapter) -> Self {
+    pub fn new(config: &TrainConfig, lora: &LoraConfig, adapter: &Adapter) -> Self {
         let TrainConfig {
             beta1,
             beta2,
@@ -33,6 +42,7 @@ impl Optimizer {
                 epsilon,
                 weight_decay,
             },
+            b_lr_ratio: lora.loraplus_lr_ratio,
             first_moments: adapter.zero_gradient(),
             second_moments: adapter.zero_gradient(),
         }
@@ -61,17 +71,51 @@ impl Optimizer {
             .zip(gradient.layers.values())
             .zip(moments);
         for ((factors, gradient), (first, second)) in layers {
-            let pairs = [
-                (&mut factors.a, &gradient.a, &mut first.a, &mut second.a),
-                (&mut factors.b, &gradient.b, &mut first.b, &mut second.b),
-            ];
-            for (parameter, gradient, first, second) in pairs {
+            let moments = first.tensors_mut().zip(second.tensors_mut());
+            let tensors = factors.tensors_mut().zip(gradient.tensors()).zip(moments);
+            for (((factor, parameter), (_, gradient)), ((_, first), (_, second))) in tensors {
+                let lr = match factor {
+                    Factor::A => lr,
+                    Factor::B => lr * self.b_lr_ratio,
+                };
                 let mut state = state(parameter, first, second);
                 self.adamw
                     .update(step as u64, lr, gradient_scale, gradient.data(), &mut state)?;
             }
         }
         Ok(())
+    }
+
+    /// The state as files of a checkpoint: name and bytes.
+    ///
+    /// # Errors
+    /// [`ModelError`] if serialisation fails.
+    pub(crate) fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, ModelError> {
+        Ok(vec![
+            (
+                FIRST_MOMENTS,
+                peft::factors_bytes(&self.first_moments.layers)?,
+            ),
+            (
+                SECOND_MOMENTS,
+                peft::factors_bytes(&self.second_moments.layers)?,
+            ),
+        ])
+    }
+
+    /// Takes the state from the files of a checkpoint.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a file is missing, damaged, or another adapter's.
+    pub(crate) fn restore(&mut self, checkpoint: &Path) -> Result<(), ModelError> {
+        peft::read_factors(
+            &checkpoint.join(FIRST_MOMENTS),
+            &mut self.first_moments.layers,
+        )?;
+        peft::read_factors(
+            &checkpoint.join(SECOND_MOMENTS),
+            &mut self.second_moments.layers,
+        )
     }
 }
 

@@ -1,13 +1,18 @@
 //! The learning rate of a step.
+//!
+//! Formulas are those of transformers' schedules, one step ahead: their step 0 has rate 0 after a
+//! warmup of its own kind, ours never does, so that no step is wasted.
 
 use crate::config::{Schedule, TrainConfig};
 
-/// Linear warmup, then constant or half a cosine.
+/// Linear warmup, then what the [`Schedule`] says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LearningRate {
     peak: f32,
     warmup: usize,
     total: usize,
+    /// Steps of `wsd`'s decay.
+    decay: usize,
     schedule: Schedule,
 }
 
@@ -18,6 +23,7 @@ impl LearningRate {
             peak: config.learning_rate,
             warmup: config.warmup(total),
             total,
+            decay: (total as f64 * f64::from(config.decay_ratio)).round() as usize,
             schedule: config.schedule,
         }
     }
@@ -27,15 +33,16 @@ impl LearningRate {
         if step <= self.warmup {
             return self.peak * step as f32 / self.warmup as f32;
         }
-        match self.schedule {
-            Schedule::Constant => self.peak,
-            Schedule::Cosine => {
-                let after = (step - self.warmup) as f64;
-                let whole = (self.total.max(step) - self.warmup + 1) as f64;
-                let factor = 0.5 * (1.0 + (std::f64::consts::PI * after / whole).cos());
-                (f64::from(self.peak) * factor) as f32
-            }
-        }
+        // The step after the last would have rate 0.
+        let left = (self.total.max(step) + 1 - step) as f64;
+        let whole = (self.total.max(step) + 1 - self.warmup) as f64;
+        let factor = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Cosine => 0.5 * (1.0 - (std::f64::consts::PI * left / whole).cos()),
+            Schedule::Linear => left / whole,
+            Schedule::Wsd => (left / (self.decay + 1) as f64).min(1.0),
+        };
+        (f64::from(self.peak) * factor) as f32
     }
 }
 
@@ -64,6 +71,27 @@ mod tests {
             "half way down in the middle: {rates:?}"
         );
         assert!(rates.iter().all(|rate| *rate > 0.0));
+    }
+
+    #[test]
+    fn linear_falls_by_the_same_each_step() {
+        let rates = rates(Schedule::Linear, 11);
+        let falls: Vec<f32> = rates[3..]
+            .windows(2)
+            .map(|pair| pair[0] - pair[1])
+            .collect();
+        assert!(
+            falls.iter().all(|fall| (fall - 0.125).abs() < 1e-6),
+            "{rates:?}"
+        );
+        assert!((rates[10] - 0.125).abs() < 1e-6);
+    }
+
+    #[test]
+    fn wsd_stays_and_falls_at_the_end() {
+        let rates = rates(Schedule::Wsd, 20);
+        assert!(rates[3..18].iter().all(|rate| *rate == 1.0), "{rates:?}");
+        assert!((rates[18] - 2.0 / 3.0).abs() < 1e-6 && (rates[19] - 1.0 / 3.0).abs() < 1e-6);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, LlamaConfig, ModelConfig, Quantization};
 use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
 use rag_tune_model::lora::{Adapter, AdapterGradient, Place, Projection};
+use rag_tune_model::lora_settings::LoraSettings;
 
 const LENGTHS: [usize; 2] = [6, 9];
 
@@ -23,7 +24,7 @@ fn checkpoint() -> Checkpoint {
 
 /// An adapter whose `B` is not zero, so that every factor gets a gradient.
 fn adapter(config: &LlamaConfig) -> Adapter {
-    let mut adapter = Adapter::new(config, 3, 6.0, Projection::ALL, 11);
+    let mut adapter = Adapter::new(config, LoraSettings::uniform(3, 6.0, Projection::ALL), 11);
     let mut value = 0.0_f32;
     for factors in adapter.layers.values_mut() {
         factors.b.data_mut().iter_mut().for_each(|b| {
@@ -91,7 +92,7 @@ impl CandleLlama {
         Self {
             checkpoint,
             config,
-            scaling: f64::from(adapter.scaling()),
+            scaling: f64::from(adapter.scaling((0, Projection::Q))),
             factors,
         }
     }

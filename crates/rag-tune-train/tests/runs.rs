@@ -10,7 +10,9 @@ use rag_tune_model::tokenizer::EncodedRow;
 use rag_tune_train::TrainError;
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{Activations, LoraConfig, TrainConfig};
-use rag_tune_train::trainer::{Start, StepRecord, TrainRequest, train};
+use rag_tune_train::event::Event;
+use rag_tune_train::metrics::StepRecord;
+use rag_tune_train::trainer::{Hooks, Start, TrainRequest, train};
 
 fn model() -> Llama {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/tiny_tied");
@@ -79,11 +81,16 @@ fn run(
     };
     let mut records = Vec::new();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        train(&request, &mut |record| {
+        let mut observe = |event: Event<'_>| {
+            let Event::Step(record) = event else { return };
             records.push(record.clone());
             // As a kill does: in the middle of a run, with nothing tidied up.
             assert!(Some(record.step) != stop_after, "killed");
-        })
+        };
+        let mut hooks = Hooks {
+            observe: &mut observe,
+        };
+        train(&request, &mut hooks)
     }));
     match outcome {
         Ok(result) => result.map(|_| records),

@@ -6,7 +6,8 @@ use anyhow::Context;
 use clap::Args;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
 use rag_tune_train::batch::TrainSet;
-use rag_tune_train::trainer::{Start, StepRecord, TrainRequest, TrainSummary};
+use rag_tune_train::event::Event;
+use rag_tune_train::trainer::{Hooks, Start, TrainRequest, TrainSummary};
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
@@ -81,8 +82,11 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     };
     let progress = out.progress();
     progress.start("training", config.train.total_steps(set.rows()) as u64);
-    let summary =
-        rag_tune_train::trainer::train(&request, &mut |record| show_step(&progress, record));
+    let mut observe = |event: Event<'_>| show(&progress, event);
+    let mut hooks = Hooks {
+        observe: &mut observe,
+    };
+    let summary = rag_tune_train::trainer::train(&request, &mut hooks);
     progress.finish();
     out.note(&in_words(&summary.context("cannot train")?));
     out.data(&format!("{}\n", run.path().display()))?;
@@ -165,7 +169,8 @@ fn begin(
     .save(run)
 }
 
-fn show_step(progress: &Progress, record: &StepRecord) {
+fn show(progress: &Progress, event: Event<'_>) {
+    let Event::Step(record) = event else { return };
     progress.move_to(record.step as u64);
     progress.say(&format!(
         "training, loss {:.3}, {:.0} tokens/s",

@@ -1,67 +1,6 @@
-//! `[lora]` and `[train]`: which layers learn, and how.
+//! `[train]`: batches, optimizer, schedule, checkpoints.
 
-use std::collections::BTreeSet;
-
-use rag_tune_model::lora::Projection;
 use serde::{Deserialize, Serialize};
-
-/// `[lora]`: which layers learn, and how much.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Rank of `A` and `B`. Memory and time grow with it; 8 to 64 is usual.
-    pub rank: usize,
-    /// Numerator of `scaling = alpha / rank`.
-    pub alpha: f32,
-    /// Probability with which an input of `A` is dropped in training, in `[0, 1)`.
-    pub dropout: f32,
-    /// Layers that get an adapter: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
-    pub target_modules: BTreeSet<Projection>,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        use Projection::{K, O, Q, V};
-        Self {
-            rank: 16,
-            alpha: 16.0,
-            dropout: 0.05,
-            target_modules: BTreeSet::from([Q, K, V, O]),
-        }
-    }
-}
-
-impl LoraConfig {
-    /// Every problem of the section, each naming its key.
-    pub fn validate(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, text: String| {
-            if !ok {
-                problems.push(text);
-            }
-        };
-        check(
-            (1..=1024).contains(&self.rank),
-            format!("`lora.rank` must be 1 to 1024, got {}", self.rank),
-        );
-        check(
-            self.alpha > 0.0 && self.alpha.is_finite(),
-            format!("`lora.alpha` must be above 0, got {}", self.alpha),
-        );
-        check(
-            (0.0..1.0).contains(&self.dropout),
-            format!(
-                "`lora.dropout` must be at least 0 and below 1, got {}",
-                self.dropout
-            ),
-        );
-        check(
-            !self.target_modules.is_empty(),
-            "`lora.target_modules` must name at least one layer".to_owned(),
-        );
-        problems
-    }
-}
 
 /// `[train]`: batches, optimizer, schedule, checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,8 +24,11 @@ pub struct TrainConfig {
     /// Passes over the training rows. Excludes `max_steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f32>,
-    /// What the learning rate does after the warmup: `cosine` (down to 0) or `constant`.
+    /// What the learning rate does after the warmup: `cosine` or `linear` (down to 0), `constant`, or `wsd`
+    /// (constant, then linear down to 0 over the last steps).
     pub schedule: Schedule,
+    /// `wsd`: the share of all steps over which the learning rate falls at the end.
+    pub decay_ratio: f32,
     /// Rows with more tokens are left out of training, and counted.
     pub max_length: usize,
     /// Which tokens carry loss: `completion` (answer and end of sequence) or `all`.
@@ -119,6 +61,7 @@ impl Default for TrainConfig {
             max_steps: None,
             epochs: None,
             schedule: Schedule::Cosine,
+            decay_ratio: 0.1,
             max_length: 1024,
             loss_on: LossOn::Completion,
             checkpoint_every: 50,
@@ -209,6 +152,10 @@ impl TrainConfig {
             "`train.warmup_ratio` must be 0 to 1",
         );
         check(
+            (0.0..=1.0).contains(&self.decay_ratio),
+            "`train.decay_ratio` must be 0 to 1",
+        );
+        check(
             self.max_grad_norm >= 0.0,
             "`train.max_grad_norm` must be at least 0 (0 turns clipping off)",
         );
@@ -235,8 +182,12 @@ impl TrainConfig {
 pub enum Schedule {
     /// Half a cosine down to 0 at the last step.
     Cosine,
+    /// A straight line down to 0 at the last step.
+    Linear,
     /// It stays at its peak.
     Constant,
+    /// Warmup, stable, decay (arXiv:2404.06395): it stays at its peak, then falls to 0 in a straight line.
+    Wsd,
 }
 
 /// Which tokens carry loss.
@@ -271,7 +222,6 @@ mod tests {
         assert_eq!(config.total_steps(3961), 600);
         assert_eq!(config.warmup(600), 100);
         assert!(config.validate().is_empty());
-        assert!(LoraConfig::default().validate().is_empty());
     }
 
     #[test]

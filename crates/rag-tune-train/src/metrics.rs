@@ -1,0 +1,69 @@
+//! `metrics.jsonl`: a line a step.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rag_tune_augment::atomic_file::write_file;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+
+/// File with a line a step.
+pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// One line of `metrics.jsonl`: an optimizer step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Counts from 1.
+    pub step: usize,
+    /// Passes over the rows at the end of the step.
+    pub epoch: f64,
+    /// Nats per supervised token.
+    pub loss: f64,
+    /// Euclidean norm of the gradient, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate.
+    pub lr: f32,
+    /// Tokens of the step; there is no padding.
+    pub tokens: usize,
+    /// Tokens of the step that carry loss.
+    pub supervised_tokens: usize,
+    /// Duration of the step.
+    pub seconds: f64,
+    /// `tokens / seconds`.
+    pub tokens_per_s: f64,
+}
+
+/// The file of one run.
+#[derive(Debug)]
+pub(crate) struct MetricsFile {
+    path: PathBuf,
+}
+
+impl MetricsFile {
+    /// Opens the file of the run in `folder` and drops the lines of steps from `first` on, which a
+    /// resumed run does again.
+    pub(crate) fn open(folder: &Path, first: usize) -> Result<Self, TrainError> {
+        let path = folder.join(METRICS_FILE);
+        let mut kept = String::new();
+        if first > 1 && path.exists() {
+            let text = fs::read_to_string(&path).map_err(TrainError::read(&path))?;
+            let lines = text.lines().filter(|line| {
+                serde_json::from_str::<StepRecord>(line).is_ok_and(|record| record.step < first)
+            });
+            lines.for_each(|line| kept.extend([line, "\n"]));
+        }
+        write_file(&path, kept.as_bytes()).map_err(TrainError::write(&path))?;
+        Ok(Self { path })
+    }
+
+    pub(crate) fn append(&self, record: &StepRecord) -> Result<(), TrainError> {
+        let line = serde_json::to_string(record).expect("numbers are JSON") + "\n";
+        let append = || {
+            let mut file = OpenOptions::new().append(true).open(&self.path)?;
+            file.write_all(line.as_bytes())
+        };
+        append().map_err(TrainError::write(&self.path))
+    }
+}
