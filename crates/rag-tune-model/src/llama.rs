@@ -17,6 +17,7 @@ use crate::lora::{Adapter, AdapterGradient, LoraDropout, Projection};
 pub struct Llama {
     pub(crate) config: LlamaConfig,
     pub(crate) compute: Compute,
+    quantization: Quantization,
     /// `[vocab, hidden]`
     pub(crate) embedding: Matrix,
     pub(crate) blocks: Vec<Block>,
@@ -109,6 +110,7 @@ impl Llama {
         };
         Ok(Self {
             compute,
+            quantization: config.quantization,
             embedding,
             blocks,
             final_norm: loader.values("model.norm.weight", &[llama.hidden_size])?,
@@ -137,6 +139,11 @@ impl Llama {
     /// Where it was loaded from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How the weights of the blocks are held.
+    pub fn quantization(&self) -> Quantization {
+        self.quantization
     }
 
     /// Identity of the checkpoint.

@@ -6,6 +6,7 @@
 //! The first step is not counted. Prints one JSON line.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::ModelConfig;
@@ -85,6 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut hooks = Hooks {
         observe: &mut observe,
+        stop: &AtomicBool::new(false),
     };
     train(&request, &mut hooks)?;
     seconds.remove(0);

@@ -50,13 +50,19 @@ pub enum TrainError {
         /// Indices of the rows concerned, from 0.
         rows: Vec<usize>,
     },
-    /// A checkpoint cannot be used.
-    #[error("checkpoint `{path}`: {detail}")]
-    Checkpoint {
+    /// A checkpoint was made by a run with other rows, another base model or other settings.
+    #[error("checkpoint `{path}` belongs to another run: {difference}")]
+    OtherRun {
         /// Its folder.
         path: PathBuf,
-        /// What is wrong with it.
-        detail: String,
+        /// What differs.
+        difference: String,
+    },
+    /// Every checkpoint is torn or altered.
+    #[error("no checkpoint is whole:{}", listed(refused))]
+    NoWholeCheckpoint {
+        /// Folder and reason of each, the newest first.
+        refused: Vec<(PathBuf, String)>,
     },
     /// There is nothing to resume from.
     #[error("`{path}` holds no checkpoint to resume from")]
@@ -72,6 +78,17 @@ pub enum TrainError {
     Kernel(#[from] rag_tune_kernels::KernelError),
 }
 
+fn listed(refused: &[(PathBuf, String)]) -> String {
+    let line = |(path, reason): &(PathBuf, String)| format!("\n`{}`: {reason}", path.display());
+    refused.iter().map(line).collect()
+}
+
+/// Whether the disk, a quota or the largest allowed size of a file was reached.
+fn is_no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+}
+
 impl TrainError {
     /// How to mend it, where that is known.
     pub fn hint(&self) -> Option<String> {
@@ -84,7 +101,15 @@ impl TrainError {
                 "lower `train.learning_rate` or try `model.compute = \"f32\"`; \
                  `--resume` continues from the last checkpoint"
             }
-            Self::Checkpoint { .. } => "start afresh without `--resume`, into another folder",
+            Self::OtherRun { .. } => {
+                "put the settings back, or train into another folder without `--resume`"
+            }
+            Self::NoWholeCheckpoint { .. } => {
+                "put a whole copy of one back if there is any, or begin again with `--force`"
+            }
+            Self::Io { source, .. } if is_no_room(source) => {
+                "make room on that disk and go on with `--resume`; the last checkpoint is whole"
+            }
             Self::NothingToResume { .. } => "start the run without `--resume`",
             Self::Model(error) => return error.hint(),
             Self::Io { .. } | Self::NoEndOfSequence | Self::Kernel(_) => return None,

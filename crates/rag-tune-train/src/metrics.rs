@@ -58,6 +58,12 @@ impl MetricsFile {
         Ok(Self { path })
     }
 
+    /// Waits until the lines are on the disk: a checkpoint must not know more steps than they tell.
+    pub(crate) fn sync(&self) -> Result<(), TrainError> {
+        let sync = || OpenOptions::new().append(true).open(&self.path)?.sync_all();
+        sync().map_err(TrainError::write(&self.path))
+    }
+
     pub(crate) fn append(&self, record: &StepRecord) -> Result<(), TrainError> {
         let line = serde_json::to_string(record).expect("numbers are JSON") + "\n";
         let append = || {

@@ -1,15 +1,15 @@
 //! The training loop.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rag_tune_augment::atomic_file::write_file;
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::peft;
-use sha2::{Digest, Sha256};
 
 use crate::batch::TrainSet;
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Identity};
 use crate::config::{LoraConfig, TrainConfig};
 use crate::error::TrainError;
 use crate::event::Event;
@@ -41,6 +41,8 @@ pub struct TrainRequest<'a> {
 pub struct Hooks<'a> {
     /// Sees everything that happens, as it happens.
     pub observe: &'a mut dyn FnMut(Event<'_>),
+    /// Once set, the run ends after the step that it is in, with a checkpoint.
+    pub stop: &'a AtomicBool,
 }
 
 /// Where a run begins.
@@ -52,15 +54,27 @@ pub enum Start {
     Resume,
 }
 
-/// What a finished run leaves.
+/// What a run leaves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainSummary {
     /// Steps of the run, those before a resume included.
     pub steps: usize,
     /// The last step's record; `None` where a resumed run was already complete.
     pub last: Option<StepRecord>,
-    /// The adapter's weights.
-    pub adapter: PathBuf,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished {
+        /// The adapter's weights.
+        adapter: PathBuf,
+    },
+    /// [`Hooks::stop`] was set. The last step has a checkpoint; the folder has no adapter of its own.
+    Stopped,
 }
 
 /// Trains an adapter into `request.out`.
@@ -76,14 +90,17 @@ pub fn train(
     let mut run = Run::new(request, total);
     let checkpoints = Checkpoints::new(
         request.out,
-        fingerprint(request),
+        Identity::of(request),
         request.base.to_owned(),
         request.lora.dropout,
+        request.train.keep_checkpoints,
     );
+    checkpoints.clean()?;
     let mut state = match request.start {
         Start::Afresh => RunState::default(),
         Start::Resume => {
-            let state = checkpoints.restore(&mut run.adapter, &mut run.optimizer)?;
+            let (adapter, optimizer) = (&mut run.adapter, &mut run.optimizer);
+            let state = checkpoints.restore(adapter, optimizer, hooks.observe)?;
             (hooks.observe)(Event::Resumed { step: state.step });
             state
         }
@@ -97,14 +114,25 @@ pub fn train(
         metrics.append(&record)?;
         (hooks.observe)(Event::Step(&record));
         last = Some(record);
-        if step % request.train.checkpoint_every == 0 || step == total {
+        let stopped = step < total && hooks.stop.load(Ordering::Relaxed);
+        if step % request.train.checkpoint_every == 0 || step == total || stopped {
+            metrics.sync()?;
             checkpoints.save(&state, &run.adapter, &run.optimizer)?;
         }
+        if stopped {
+            let (steps, ending) = (step, Ending::Stopped);
+            return Ok(TrainSummary {
+                steps,
+                last,
+                ending,
+            });
+        }
     }
+    let adapter = save_adapter(request, &run.adapter)?;
     Ok(TrainSummary {
         steps: state.step,
         last,
-        adapter: save_adapter(request, &run.adapter)?,
+        ending: Ending::Finished { adapter },
     })
 }
 
@@ -117,22 +145,4 @@ fn save_adapter(request: &TrainRequest<'_>, adapter: &Adapter) -> Result<PathBuf
     let path = request.out.join(peft::WEIGHTS_FILE);
     write_file(&path, &weights).map_err(TrainError::write(&path))?;
     Ok(path)
-}
-
-/// Identity of a run: base model, rows and every setting that its result depends on.
-fn fingerprint(request: &TrainRequest<'_>) -> String {
-    let mut hash = Sha256::new();
-    let train = TrainConfig {
-        checkpoint_every: 1,
-        ..request.train.clone()
-    };
-    let settings = serde_json::json!([request.lora, train, request.seed]);
-    hash.update(request.model.fingerprint());
-    hash.update(settings.to_string());
-    hash.update(format!("{:?}", request.model.compute()));
-    request.set.hash_into(&mut |bytes| hash.update(bytes));
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

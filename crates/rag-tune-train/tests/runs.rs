@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
@@ -89,6 +90,7 @@ fn run(
         };
         let mut hooks = Hooks {
             observe: &mut observe,
+            stop: &AtomicBool::new(false),
         };
         train(&request, &mut hooks)
     }));
@@ -120,7 +122,7 @@ fn a_run_learns_and_leaves_a_peft_adapter() {
         .collect();
     assert_eq!(
         checkpoints.len(),
-        1,
+        2,
         "older checkpoints and temporary folders are gone"
     );
 }
@@ -163,7 +165,11 @@ fn a_checkpoint_of_other_settings_is_refused() {
         ..config(6)
     };
     let error = run(folder.path(), &other, Start::Resume, None).unwrap_err();
-    assert!(error.to_string().contains("other settings"), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("`train.learning_rate` was 0.02 and is 0.001"),
+        "{text}"
+    );
     let empty = tempfile::tempdir().unwrap();
     let error = run(empty.path(), &config(6), Start::Resume, None).unwrap_err();
     assert!(

@@ -1,6 +1,7 @@
 //! `rag-tune train`: augment if needed, then train a LoRA adapter.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
@@ -85,6 +86,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let mut observe = |event: Event<'_>| show(&progress, event);
     let mut hooks = Hooks {
         observe: &mut observe,
+        stop: &AtomicBool::new(false),
     };
     let summary = rag_tune_train::trainer::train(&request, &mut hooks);
     progress.finish();

@@ -33,8 +33,10 @@ pub struct TrainConfig {
     pub max_length: usize,
     /// Which tokens carry loss: `completion` (answer and end of sequence) or `all`.
     pub loss_on: LossOn,
-    /// Steps between checkpoints; the last one is kept.
+    /// Steps between checkpoints.
     pub checkpoint_every: usize,
+    /// Checkpoints that are kept: the last ones, so that a damaged one costs little.
+    pub keep_checkpoints: usize,
     /// Gradients are scaled down to this norm; 0 turns clipping off.
     pub max_grad_norm: f32,
     /// AdamW's decoupled weight decay.
@@ -65,6 +67,7 @@ impl Default for TrainConfig {
             max_length: 1024,
             loss_on: LossOn::Completion,
             checkpoint_every: 50,
+            keep_checkpoints: 2,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
             beta1: 0.9,
@@ -128,6 +131,10 @@ impl TrainConfig {
         check(
             self.checkpoint_every > 0,
             "`train.checkpoint_every` must be at least 1",
+        );
+        check(
+            self.keep_checkpoints > 0,
+            "`train.keep_checkpoints` must be at least 1",
         );
         check(
             self.max_steps.is_none() || self.epochs.is_none(),

@@ -1,0 +1,162 @@
+//! What a run's result depends on: a checkpoint is only ever continued by the same run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::manifest::hex;
+use crate::trainer::TrainRequest;
+
+/// Keys of `[train]` that change neither a gradient nor the order of the rows, so that a run may go
+/// on with other values: how often and how many checkpoints are written, what is computed again
+/// instead of being kept.
+const FREE_TO_CHANGE: [&str; 3] = ["checkpoint_every", "keep_checkpoints", "activations"];
+
+/// Keys that set how many steps the run has.
+const LENGTH: [&str; 2] = ["train.max_steps", "train.epochs"];
+
+/// Base model, rows and every setting that the result depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    /// `Checkpoint::fingerprint` of the base model.
+    base_model: String,
+    /// SHA-256 of the rows as token ids, prompts of all epochs included.
+    rows: String,
+    /// Value of each key, as JSON.
+    settings: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// The identity of a run that is about to begin or to go on.
+    pub(crate) fn of(request: &TrainRequest<'_>) -> Self {
+        let mut rows = Sha256::new();
+        request.set.hash_into(&mut |bytes| rows.update(bytes));
+        let mut settings = BTreeMap::new();
+        settings.extend(section("lora", request.lora, &[]));
+        settings.extend(section("train", request.train, &FREE_TO_CHANGE));
+        settings.insert("seed".to_owned(), request.seed.to_string());
+        let compute = format!("{:?}", request.model.compute()).to_lowercase();
+        settings.insert("model.compute".to_owned(), compute);
+        let quantization = format!("{:?}", request.model.quantization()).to_lowercase();
+        settings.insert("model.quantization".to_owned(), quantization);
+        Self {
+            base_model: request.model.fingerprint().to_owned(),
+            rows: hex(&rows.finalize()),
+            settings,
+        }
+    }
+
+    /// What differs in the run that is there now, in words; `None` if it is the same run.
+    pub(crate) fn difference(&self, now: &Self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.base_model != now.base_model {
+            parts.push("the base model has other weights".to_owned());
+        }
+        if self.rows != now.rows {
+            parts.push("the training rows are others (data, prompts or tokenizer)".to_owned());
+        }
+        let keys: BTreeSet<&String> = self.settings.keys().chain(now.settings.keys()).collect();
+        for key in keys {
+            let (then, now) = (self.settings.get(key), now.settings.get(key));
+            if then != now {
+                let shown =
+                    |value: Option<&String>| value.map_or("not set", String::as_str).to_owned();
+                parts.push(format!("`{key}` was {} and is {}", shown(then), shown(now)));
+            }
+        }
+        let length = |part: &String| {
+            LENGTH
+                .iter()
+                .any(|key| part.starts_with(&format!("`{key}`")))
+        };
+        if parts.iter().any(length) {
+            parts.push(
+                "the learning rate of every step depends on the number of steps, so a run cannot be \
+                 made longer or shorter"
+                    .to_owned(),
+            );
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+/// The keys of a config section but for those in `left_out`.
+fn section(name: &str, config: &impl Serialize, left_out: &[&str]) -> BTreeMap<String, String> {
+    // Through text: as a JSON value an f32 would get the digits of an f64.
+    let text = serde_json::to_string(config).expect("a config is JSON");
+    let values: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&text).expect("a section is a table");
+    values
+        .into_iter()
+        .filter(|(key, _)| !left_out.contains(&key.as_str()))
+        .map(|(key, value)| (format!("{name}.{key}"), value.to_string()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+
+    fn identity(train: &TrainConfig) -> Identity {
+        Identity {
+            base_model: "b".to_owned(),
+            rows: "r".to_owned(),
+            settings: section("train", train, &FREE_TO_CHANGE),
+        }
+    }
+
+    #[test]
+    fn keys_that_may_change_are_keys() {
+        let all = section("train", &TrainConfig::default(), &[]);
+        for key in FREE_TO_CHANGE {
+            assert!(all.contains_key(&format!("train.{key}")), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_difference_names_the_key_and_both_values() {
+        let then = identity(&TrainConfig::default());
+        let now = TrainConfig {
+            learning_rate: 1e-3,
+            ..Default::default()
+        };
+        assert_eq!(
+            then.difference(&identity(&now)).unwrap(),
+            "`train.learning_rate` was 0.0003 and is 0.001"
+        );
+        assert_eq!(then.difference(&then), None);
+    }
+
+    #[test]
+    fn another_length_is_refused_with_its_reason() {
+        let with = |max_steps| {
+            identity(&TrainConfig {
+                max_steps: Some(max_steps),
+                ..Default::default()
+            })
+        };
+        let difference = with(60).difference(&with(100)).unwrap();
+        assert!(
+            difference.starts_with("`train.max_steps` was 60 and is 100; the learning rate"),
+            "{difference}"
+        );
+    }
+
+    #[test]
+    fn rows_and_base_are_told_apart() {
+        let then = identity(&TrainConfig::default());
+        let rows = Identity {
+            rows: "other".to_owned(),
+            ..then.clone()
+        };
+        let base = Identity {
+            base_model: "other".to_owned(),
+            ..then.clone()
+        };
+        assert!(then.difference(&rows).unwrap().contains("training rows"));
+        assert!(then.difference(&base).unwrap().contains("base model"));
+    }
+}
