@@ -21,6 +21,7 @@ mod mapped_file;
 mod safetensors;
 
 use self::gguf::GgufFile;
+pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
 use self::safetensors::SafetensorsFiles;
 
 /// An opened checkpoint. Cheap to open and to keep; shareable between threads.

@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod generate;
 mod gguf_metadata;
+pub mod interchange;
 mod linear;
 pub mod llama;
 pub mod lora;

@@ -66,7 +66,7 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
 }
 
 /// PEFT's `get_pattern_key`: `re.match(rf"(.*\.)?({key})$", name)`.
-fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
 }
 

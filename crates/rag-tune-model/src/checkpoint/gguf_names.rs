@@ -3,7 +3,7 @@
 /// The GGUF name of a Hugging Face tensor name; `None` for one that no Llama has.
 ///
 /// `model.layers.3.self_attn.q_proj.weight` is `blk.3.attn_q.weight`.
-pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
+pub(crate) fn gguf_name(hf_name: &str) -> Option<String> {
     match hf_name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
@@ -53,6 +53,27 @@ pub(super) fn rows_to_half_split(
     values
 }
 
+/// The inverse of [`rows_to_half_split`]: rows in Hugging Face's order are put into a GGUF's.
+///
+/// `half_split` is `[heads * head_dim, in_features]`, row-major, and `head_dim` is even.
+pub(crate) fn rows_to_interleaved(
+    half_split: &[f32],
+    head_dim: usize,
+    in_features: usize,
+) -> Vec<f32> {
+    let row = |index: usize| &half_split[index * in_features..(index + 1) * in_features];
+    let mut values = Vec::with_capacity(half_split.len());
+    let rows = half_split.len() / in_features;
+    for head_start in (0..rows).step_by(head_dim) {
+        for pair in 0..head_dim / 2 {
+            for half in 0..2 {
+                values.extend_from_slice(row(head_start + half * (head_dim / 2) + pair));
+            }
+        }
+    }
+    values
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +100,14 @@ mod tests {
         let converted = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
         let rows = rows_to_half_split(&converted, 4, 1);
         assert_eq!(rows, [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0]);
+    }
+
+    #[test]
+    fn interleaving_is_undone_by_splitting() {
+        let rows: Vec<f32> = (0..3 * 8 * 2).map(|value| value as f32).collect();
+        let interleaved = rows_to_interleaved(&rows, 8, 2);
+        assert_ne!(interleaved, rows);
+        assert_eq!(rows_to_half_split(&interleaved, 8, 2), rows);
     }
 
     #[test]
