@@ -11,7 +11,7 @@ use rag_tune_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::error::InputError;
-use crate::files::write_atomically;
+use crate::files::{read_json, write_atomically};
 use crate::output::Output;
 use crate::run_folder::RunFolder;
 
@@ -80,6 +80,14 @@ impl BaseRecord {
         let text = serde_json::to_string_pretty(self).context("cannot write the base's record")?;
         write_atomically(&run.base_record(), &(text + "\n"))
     }
+
+    /// That of a run's folder.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn load(run: &RunFolder) -> anyhow::Result<Self> {
+        read_json(&run.base_record())
+    }
 }
 
 /// Loads a run's adapter for `checkpoint`, if it was trained on exactly these weights.
@@ -87,11 +95,7 @@ impl BaseRecord {
 /// # Errors
 /// When it was not, or its files are damaged.
 pub fn load_adapter(run: &RunFolder, checkpoint: &Checkpoint) -> anyhow::Result<Adapter> {
-    let path = run.base_record();
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read `{}`", path.display()))?;
-    let record: BaseRecord =
-        serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", path.display()))?;
+    let record = BaseRecord::load(run)?;
     if record.fingerprint != checkpoint.fingerprint() {
         let message = format!(
             "the adapter in `{}` was trained on another base model: `{}` had other weights than `{}`",

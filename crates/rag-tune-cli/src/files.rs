@@ -1,9 +1,10 @@
-//! Writing files so that a reader never sees half of one.
+//! Writing files so that a reader never sees half of one, and reading them.
 
 use std::path::Path;
 
 use anyhow::Context;
 use rag_tune_augment::atomic_file::write_file;
+use serde::de::DeserializeOwned;
 
 /// Writes `text` to `path`, whole or not at all; its folder is made if needed.
 ///
@@ -11,4 +12,14 @@ use rag_tune_augment::atomic_file::write_file;
 /// When the folder cannot be made or written.
 pub fn write_atomically(path: &Path, text: &str) -> anyhow::Result<()> {
     write_file(path, text.as_bytes()).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// A JSON file.
+///
+/// # Errors
+/// When it cannot be read, or is something else.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", path.display()))
 }

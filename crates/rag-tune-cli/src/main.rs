@@ -16,12 +16,15 @@ mod evaluation;
 mod files;
 mod forecast;
 mod leakage;
+mod model_card;
 mod output;
+mod public_name;
 mod reproduce;
 mod run_folder;
 mod sample;
 mod scoring;
 mod synthetic;
+mod training_record;
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};

@@ -78,6 +78,36 @@ impl RunFolder {
         self.path.join("base_model.json")
     }
 
+    /// What the config does not say of the training.
+    pub fn training_record(&self) -> PathBuf {
+        self.path.join("training.json")
+    }
+
+    /// The model card.
+    pub fn card(&self) -> PathBuf {
+        self.path.join("README.md")
+    }
+
+    /// The folders of the evaluations that have been scored, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn evaluations(&self) -> std::io::Result<Vec<PathBuf>> {
+        let folder = self.path.join("eval");
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.join("scores.json").is_file() {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     /// What `--resume` goes on from.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
@@ -109,6 +139,7 @@ impl RunFolder {
             self.adapter_weights(),
             self.checkpoints(),
             self.path.join("eval"),
+            self.card(),
         ];
         for path in stale.iter().filter(|path| path.exists()) {
             let removed = if path.is_dir() {

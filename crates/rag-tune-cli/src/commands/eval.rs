@@ -14,6 +14,7 @@ use super::{HubArgs, Overrides};
 use crate::base_model::{FoundModel, load_adapter};
 use crate::config::{Override, RunConfig};
 use crate::evaluation::{Evaluation, TrainedAdapter};
+use crate::model_card;
 use crate::output::{Output, table};
 use crate::run_folder::RunFolder;
 
@@ -62,6 +63,9 @@ pub fn eval(args: &EvalArgs, out: &mut Output) -> anyhow::Result<()> {
     for subject in &subjects {
         let report = evaluate(subject, &mut loaded, &hub, out)
             .with_context(|| format!("cannot evaluate `{}`", subject.evaluation.run))?;
+        if let Some(trained) = &subject.evaluation.adapter {
+            model_card::refresh(&trained.run)?;
+        }
         reports.push((subject, report));
     }
     out.data(&summary(&reports))?;

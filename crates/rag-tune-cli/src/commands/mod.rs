@@ -7,6 +7,7 @@ mod config;
 mod debug_logits;
 mod demo_data;
 mod eval;
+mod export;
 mod inspect;
 mod reproduce;
 mod score;
@@ -30,6 +31,7 @@ pub enum Command {
     Augment(augment::AugmentArgs),
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
+    Export(Box<export::ExportArgs>),
     Score(score::ScoreArgs),
     Compare(compare::CompareArgs),
     Chart(chart::ChartArgs),
@@ -50,6 +52,7 @@ impl Command {
             Self::Augment(args) => augment::augment(args, out),
             Self::Train(args) => train::train(args, out),
             Self::Eval(args) => eval::eval(args, out),
+            Self::Export(args) => export::export(args, out),
             Self::Score(args) => score::score(args, out),
             Self::Compare(args) => compare::compare(args, out),
             Self::Chart(args) => chart::chart(args, out),

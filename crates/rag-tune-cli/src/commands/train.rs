@@ -17,14 +17,18 @@ use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
 use crate::encoding::training_set;
 use crate::error::InputError;
 use crate::files::write_atomically;
+use crate::model_card;
 use crate::output::{Output, Progress};
+use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
+use crate::synthetic;
+use crate::training_record::TrainingRecord;
 
 /// Train a LoRA adapter on a frozen 8-bit base model
 ///
 /// Augments the data first if the augmented files are missing or were made with other settings. The
 /// run folder gets the adapter in PEFT's format, rag_tune.toml (the resolved config),
-/// retrieval.json, base_model.json, and metrics.jsonl with a line a step.
+/// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, and a model card.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3"
@@ -66,10 +70,13 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let model = found.load(&config.model, out)?;
     if !args.resume {
         begin(&run, &resolved, &augmented, &found)?;
+        let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
+        TrainingRecord::new(set.rows(), synthetic).save(&run)?;
     }
+    let base = public_name(&config.model.base);
     let request = TrainRequest {
         model: &model,
-        base: &config.model.base,
+        base: &base,
         set: &set,
         lora: &config.lora,
         train: &config.train,
@@ -90,7 +97,9 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     };
     let summary = rag_tune_train::trainer::train(&request, &mut hooks);
     progress.finish();
-    out.note(&in_words(&summary.context("cannot train")?));
+    let summary = summary.context("cannot train")?;
+    model_card::refresh(&run)?;
+    out.note(&in_words(&summary));
     out.data(&format!("{}\n", run.path().display()))?;
     Ok(())
 }
