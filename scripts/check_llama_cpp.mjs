@@ -5,11 +5,13 @@
 // with `rag-tune debug-logits` on the same token ids. Exits with 1 if fewer than 90 % of the answers with the
 // adapter are equal, or if the adapter changes none.
 //
+// Exact agreement needs a base without quantisation: scripts/gguf_f32.py makes one of any GGUF.
+//
 // needs   node 20 or newer and the package node-llama-cpp, which brings llama.cpp built for the CPU
 //         (npm install node-llama-cpp@3.22.1); a base model as .gguf; a run of `rag-tune train`, whose evaluation was made
 //         with `--set model.quantization=none`, because llama.cpp does not round the base to 8 bits again
 // run     NODE_PATH=.../node_modules node scripts/check_llama_cpp.mjs BASE.gguf RUN EVALUATION [ROWS]
-//         RAG_TUNE names the program, if it is not on the PATH
+//         RAG_TUNE names the program, if it is not on the PATH; EXPORT_FLAGS are for its export, such as "--dtype f16"
 
 import {execFileSync} from "node:child_process";
 import {mkdtempSync, readFileSync, rmSync} from "node:fs";
@@ -23,11 +25,13 @@ const {getLlama, LlamaLogLevel} = await import(pathToFileURL(require.resolve("no
 
 const [base, run, evaluation, rows = "20"] = process.argv.slice(2);
 const ragTune = process.env.RAG_TUNE ?? "rag-tune";
+const flags = (process.env.EXPORT_FLAGS ?? "").split(" ").filter(Boolean);
 const longest = 100;
 
 const folder = mkdtempSync(join(tmpdir(), "lora-"));
 const file = join(folder, "adapter.gguf");
-execFileSync(ragTune, ["export", "--adapter", run, "--format", "gguf", "--out", file], {stdio: ["ignore", "ignore", "inherit"]});
+const order = ["export", "--adapter", run, "--format", "gguf", "--out", file, ...flags];
+execFileSync(ragTune, order, {stdio: ["ignore", "ignore", "inherit"]});
 
 const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error});
 const model = await llama.loadModel({modelPath: base});

@@ -254,6 +254,8 @@ CASES = [
     ("embeddings adapted", {"target_modules": ["q_proj", "embed_tokens"]}, None, 16),
     ("f16", {}, as_type(torch.float16), 16),
     ("bf16", {}, as_type(torch.bfloat16), 16),
+    ("f64", {}, as_type(torch.float64), 16),
+    ("8-bit integers", {}, as_type(torch.int8), 16),
     ("alpha 0", {"lora_alpha": 0}, None, 16),
     ("no `r`", {"r": 8}, key("r"), 16),
     ("`r` 0", {}, key("r", 0), 16),

@@ -35,7 +35,7 @@ pub fn refresh(run: &RunFolder) -> anyhow::Result<()> {
     };
     if is_ours {
         let card = ModelCard::of(run).context("cannot write the model card")?;
-        write_atomically(&path, &card.text(None))?;
+        write_atomically(&path, &format!("{}\n{MARKER}\n", card.text(None)))?;
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ impl ModelCard {
         };
         let fingerprint = &self.base.fingerprint;
         format!(
-            "{MARKER}\n\n# {name}\n\n\
+            "# {name}\n\n\
              A LoRA adapter for `{base}`, trained by rag-tune {version} for the task `{task}` with {examples}.\n\n\
              The base's weights had the fingerprint `{fingerprint}`.\n"
         )

@@ -237,6 +237,12 @@ impl ExportArgs {
             ));
         }
         let weights = peft_folder::weights_bytes(&files, self.dtype.into())?;
+        let path = folder.join(peft::WEIGHTS_FILE);
+        // A folder with the weights' file holds a whole adapter: an old one goes first, the new one comes last.
+        if path.exists() {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
         write_atomically(
             &folder.join(peft::CONFIG_FILE),
             &peft_folder::config_text(&files, &base)?,
@@ -245,8 +251,6 @@ impl ExportArgs {
             let card = ModelCard::of(run).context("cannot write the model card")?;
             write_atomically(&folder.join("README.md"), &card.text(Some(&base)))?;
         }
-        // A folder with the weights' file holds a whole adapter, so it comes last.
-        let path = folder.join(peft::WEIGHTS_FILE);
         write_file(&path, &weights).with_context(|| format!("cannot write `{}`", path.display()))
     }
 

@@ -18,7 +18,7 @@ pub fn rules(folder: &Folder<'_>) -> Vec<Rule> {
         rule("shapes", shapes(folder)),
         rule("no rsLoRA", unread(folder, "use_rslora")),
         rule("no alpha pattern", unread(folder, "alpha_pattern")),
-        rule("types", Outcome::refused(&folder.odd_types())),
+        rule("types", Outcome::wrong(&folder.odd_types())),
     ]
 }
 

@@ -81,7 +81,7 @@ fn a_rank_above_the_limit_is_vllms_affair() {
     assert_said(
         json!({"rank_pattern": {"lm_head": 32}}),
         "vllm: refuses\n  \
-         rank <= max_lora_rank (refused): rank 32 is above 16; start vLLM with a larger --max-lora-rank\n  \
+         rank <= max_lora_rank (refused): rank 32 is above 16; start vLLM with --max-lora-rank 32\n  \
          rank and alpha patterns (note): older releases (0.11 for one) ignore patterns, without a word, and scale \
          every layer by `lora_alpha` and `r`",
     );

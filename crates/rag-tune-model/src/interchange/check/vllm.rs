@@ -19,6 +19,9 @@ const MODULES: [&str; 9] = [
     "lm_head",
 ];
 
+/// What vLLM takes as `--max-lora-rank` (`MaxLoRARanks` in `vllm/config/lora.py`).
+const RANK_LIMITS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
+
 /// Starts that leave the base's weights as they are.
 const PLAIN_STARTS: [&str; 5] = ["gaussian", "eva", "orthogonal", "mica", "lora_ga"];
 
@@ -35,6 +38,7 @@ pub fn rules(folder: &Folder<'_>, max_lora_rank: usize) -> Vec<Rule> {
         rule("modules of its Llama", modules(folder)),
         rule("every factor is there", folder.completeness()),
         rule("shapes", shapes(folder, max_lora_rank)),
+        rule("types", Outcome::wrong(&folder.odd_types())),
         rule("rank and alpha patterns", patterns(folder)),
     ]
 }
@@ -47,11 +51,21 @@ fn required(folder: &Folder<'_>) -> Outcome {
 }
 
 fn rank(folder: &Folder<'_>, max_lora_rank: usize) -> Outcome {
+    if !RANK_LIMITS.contains(&max_lora_rank) {
+        return Outcome::Refused(format!(
+            "vLLM takes no --max-lora-rank {max_lora_rank}; it takes {RANK_LIMITS:?}"
+        ));
+    }
     match folder.largest_rank() {
         None => Outcome::Refused("a rank is not a positive number".to_owned()),
-        Some(rank) if rank > max_lora_rank => Outcome::Refused(format!(
-            "rank {rank} is above {max_lora_rank}; start vLLM with a larger --max-lora-rank"
-        )),
+        Some(rank) if rank > max_lora_rank => {
+            let large_enough = RANK_LIMITS.into_iter().find(|limit| *limit >= rank);
+            let hint = match large_enough {
+                Some(limit) => format!("start vLLM with --max-lora-rank {limit}"),
+                None => "vLLM serves no more than 512".to_owned(),
+            };
+            Outcome::Refused(format!("rank {rank} is above {max_lora_rank}; {hint}"))
+        }
         Some(_) => Outcome::Holds,
     }
 }
