@@ -179,6 +179,23 @@ fn the_card_gets_the_scores_unless_it_has_become_somebodys_own() {
     assert_eq!(card(), "# Mine\n");
 }
 
+/// Without its magnitudes a DoRA adapter would load, and answer something else.
+#[test]
+fn a_dora_adapter_is_not_made_a_gguf() {
+    let world = trained(&[]);
+    let path = "out/zero_shot/adapter_config.json";
+    let config = world
+        .read(path)
+        .replace("\"use_dora\": false", "\"use_dora\": true");
+    world.write(path, &config);
+    let refusal = export(&world, &["--format", "gguf", "--out", "a.gguf"]).refused();
+    assert!(
+        refusal.contains("DoRA adapter, which llama.cpp cannot apply"),
+        "{refusal}"
+    );
+    assert!(!world.path("a.gguf").exists());
+}
+
 #[test]
 fn bad_input_is_refused_with_a_hint() {
     let world = ToyWorld::new();

@@ -11,7 +11,7 @@ use rag_tune_model::interchange::check::{CheckOptions, Program, Report, Verdict,
 use rag_tune_model::interchange::{AdapterFiles, ExportDtype, gguf_lora, peft_folder};
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::peft;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::HubArgs;
 use crate::base_model::{BaseRecord, load_adapter};
@@ -165,6 +165,21 @@ fn require_adapter(run: &RunFolder) -> anyhow::Result<()> {
     Err(InputError::new(message, hint).into())
 }
 
+/// llama.cpp has no place for the magnitudes; without them the adapter is another one.
+fn refuse_dora(run: &RunFolder) -> anyhow::Result<()> {
+    let files = AdapterFiles::open(run.path())?;
+    if files.config().get("use_dora").and_then(Value::as_bool) != Some(true) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` is a DoRA adapter, which llama.cpp cannot apply",
+        run.path().display()
+    );
+    let hint =
+        "merge it into its base model and convert that, or train with `lora.use_dora = false`";
+    Err(InputError::new(message, hint).into())
+}
+
 impl ExportArgs {
     fn check(&self, run: &RunFolder, programs: &[Program], out: &mut Output) -> anyhow::Result<()> {
         let files = AdapterFiles::open(run.path())?;
@@ -187,6 +202,7 @@ impl ExportArgs {
     }
 
     fn write_gguf(&self, run: &RunFolder, path: &Path) -> anyhow::Result<()> {
+        refuse_dora(run)?;
         let (adapter, config, base) = self.adapter_with_base(run)?;
         let base = self.base_name.clone().unwrap_or_else(|| public_name(&base));
         let bytes = gguf_lora::bytes(&adapter, &config, &base, self.dtype.into())
