@@ -219,6 +219,15 @@ fn bad_input_is_refused_with_a_hint() {
         assert!(refusal.contains(message), "{refusal}");
     }
 
+    world.write("half/checkpoints/step-1/state.json", "{}");
+    let refusal = world
+        .rag_tune(&["export", "--adapter", "half", "--check"])
+        .refused();
+    assert!(
+        refusal.contains("the run in `half` is not finished\nhint: `rag-tune train --resume`"),
+        "{refusal}"
+    );
+
     world.write("torn/adapter_config.json", "{}");
     world.write("torn/adapter_model.safetensors", "no tensors");
     let refusal = world
