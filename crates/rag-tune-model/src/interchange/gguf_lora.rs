@@ -219,35 +219,43 @@ mod tests {
         assert_eq!(text("general.architecture"), "llama");
     }
 
-    /// llama.cpp multiplies by `alpha / rank`, with the one alpha of the file and the tensor's own rank.
-    #[test]
-    fn every_layers_scaling_survives_in_the_file() {
-        let config = tiny_config();
-        let mut settings = LoraSettings::uniform(4, 6.0, Projection::ALL);
-        settings.rank_pattern = [("up_proj".to_owned(), 2)].into();
-        settings.alpha_pattern = [("layers.1.self_attn.o_proj".to_owned(), 5.0)].into();
-        for use_rslora in [false, true] {
+    proptest::proptest! {
+        /// llama.cpp multiplies by `alpha / rank`, with the one alpha of the file and the tensor's own rank.
+        #[test]
+        fn every_layers_scaling_survives_in_the_file(
+            rank in 1usize..=8,
+            up_rank in 1usize..=8,
+            alpha in 0.5f32..64.0,
+            query_alpha in 0.5f32..64.0,
+            use_rslora: bool,
+        ) {
+            let config = tiny_config();
+            let mut settings = LoraSettings::uniform(rank, alpha, Projection::ALL);
+            settings.rank_pattern = [("up_proj".to_owned(), up_rank)].into();
+            settings.alpha_pattern = [("layers.1.self_attn.q_proj".to_owned(), query_alpha)].into();
             settings.use_rslora = use_rslora;
-            let mut adapter = Adapter::new(&config, settings.clone(), 3);
+            let mut adapter = Adapter::new(&config, settings, 3);
             for factors in adapter.layers.values_mut() {
-                for (at, value) in factors.b.data_mut().iter_mut().enumerate() {
-                    *value = at as f32 - 7.0;
-                }
+                let values = factors.b.data_mut().iter_mut().enumerate();
+                values.for_each(|(at, value)| *value = at as f32 - 7.0);
             }
-            let written = Written::new(bytes(&adapter, &config, "tiny", ExportDtype::F32).unwrap());
+            let file = bytes(&adapter, &config, "tiny", ExportDtype::F32).unwrap();
+            let written = Written::new(file);
             for (place, factors) in &adapter.layers {
                 let (shape, b) = written.tensor(&format!("{}.lora_b", weight_name(*place)));
-                let b_rows: f32 = b.iter().sum();
-                let expected: f32 = factors.b.data().iter().sum();
-                let scaling = written.alpha() / shape[1] as f32;
-                let (got, expected) = (
-                    scaling * b_rows,
-                    adapter.settings.scaling_at(*place) * expected,
-                );
-                assert!(
-                    (got - expected).abs() <= 1e-5 * expected.abs(),
-                    "{place:?}: {got} and {expected}"
-                );
+                let [rows, rank] = factors.b.shape();
+                proptest::prop_assert_eq!(shape, [rows, rank]);
+                let expected = match place.1 {
+                    Projection::Q | Projection::K => {
+                        rows_to_interleaved(factors.b.data(), config.head_dim, rank)
+                    }
+                    _ => factors.b.data().to_vec(),
+                };
+                let scaling = adapter.settings.scaling_at(*place);
+                for (got, expected) in b.iter().zip(&expected) {
+                    let (got, expected) = (written.alpha() / rank as f32 * got, scaling * expected);
+                    proptest::prop_assert!((got - expected).abs() <= 1e-5 * expected.abs());
+                }
             }
         }
     }
