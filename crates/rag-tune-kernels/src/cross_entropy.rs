@@ -36,6 +36,45 @@ pub fn cross_entropy(
     gradient_scale: f32,
     compute: Compute,
 ) -> Result<Loss, KernelError> {
+    check(hidden, head, labels)?;
+    let hidden_size = hidden.cols();
+    let mut loss = Loss {
+        sum: 0.0,
+        d_hidden: Tensor::zeros(0, hidden_size),
+    };
+    let mut d_hidden = Vec::with_capacity(labels.len() * hidden_size);
+    for (index, labels) in labels.chunks(CHUNK).enumerate() {
+        let mut logits = chunk_logits(hidden, head, index, labels.len(), compute)?;
+        loss.sum +=
+            cpu::cross_entropy::loss_and_gradient(logits.data_mut(), labels, gradient_scale);
+        let mut d_chunk = Tensor::zeros(labels.len(), hidden_size);
+        linear::backward(&logits, head, compute, &mut d_chunk)?;
+        d_hidden.extend_from_slice(d_chunk.data());
+    }
+    loss.d_hidden = Tensor::from_vec(labels.len(), hidden_size, d_hidden)?;
+    Ok(loss)
+}
+
+/// The sum of [`cross_entropy`] in nats, to the bit, without its gradient.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn cross_entropy_sum(
+    hidden: &Tensor,
+    head: &Matrix,
+    labels: &[u32],
+    compute: Compute,
+) -> Result<f64, KernelError> {
+    check(hidden, head, labels)?;
+    let mut sum = 0.0;
+    for (index, labels) in labels.chunks(CHUNK).enumerate() {
+        let mut logits = chunk_logits(hidden, head, index, labels.len(), compute)?;
+        sum += cpu::cross_entropy::loss_and_gradient(logits.data_mut(), labels, 0.0);
+    }
+    Ok(sum)
+}
+
+fn check(hidden: &Tensor, head: &Matrix, labels: &[u32]) -> Result<(), KernelError> {
     let [vocab, hidden_size] = head.shape();
     check_shape("cross_entropy", "labels", &[labels.len()], &[hidden.rows()])?;
     check_shape(
@@ -51,23 +90,20 @@ pub fn cross_entropy(
             problem,
         });
     }
-    let mut loss = Loss {
-        sum: 0.0,
-        d_hidden: Tensor::zeros(0, hidden_size),
-    };
-    let mut d_hidden = Vec::with_capacity(labels.len() * hidden_size);
-    for (index, labels) in labels.chunks(CHUNK).enumerate() {
-        let rows: Vec<usize> = (index * CHUNK..index * CHUNK + labels.len()).collect();
-        let chunk = hidden.gather_rows(&rows)?;
-        let mut logits = linear::forward(&linear::Input::new(&chunk, compute)?, head)?;
-        loss.sum +=
-            cpu::cross_entropy::loss_and_gradient(logits.data_mut(), labels, gradient_scale);
-        let mut d_chunk = Tensor::zeros(labels.len(), hidden_size);
-        linear::backward(&logits, head, compute, &mut d_chunk)?;
-        d_hidden.extend_from_slice(d_chunk.data());
-    }
-    loss.d_hidden = Tensor::from_vec(labels.len(), hidden_size, d_hidden)?;
-    Ok(loss)
+    Ok(())
+}
+
+/// Logits `[tokens, vocab]` of the `index`-th chunk.
+fn chunk_logits(
+    hidden: &Tensor,
+    head: &Matrix,
+    index: usize,
+    tokens: usize,
+    compute: Compute,
+) -> Result<Tensor, KernelError> {
+    let rows: Vec<usize> = (index * CHUNK..index * CHUNK + tokens).collect();
+    let chunk = hidden.gather_rows(&rows)?;
+    linear::forward(&linear::Input::new(&chunk, compute)?, head)
 }
 
 #[cfg(test)]
@@ -94,6 +130,8 @@ mod tests {
                 loss.sum
             );
             assert!(max_error(&loss.d_hidden, &d_hidden) < 1e-5);
+            let alone = cross_entropy_sum(&hidden, &head, &labels, Compute::F32).unwrap();
+            assert_eq!(alone, loss.sum, "the gradient changes nothing");
         }
     }
 

@@ -262,6 +262,31 @@ impl Llama {
         Ok(loss)
     }
 
+    /// The summed loss in nats of [`Llama::forward_backward`] without dropout; only the forward pass.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the batch does not fit the model.
+    pub fn loss_sum(
+        &self,
+        adapter: Option<&Adapter>,
+        batch: &TrainBatch,
+    ) -> Result<f64, ModelError> {
+        let positions = batch.sequences.positions();
+        let context = self.context(&positions, adapter, None);
+        let mut x = self.embedding.gather_rows(&batch.ids)?;
+        for block in &self.blocks {
+            x = block.forward(x, &batch.sequences, context)?.0;
+        }
+        let (rows, labels): (Vec<usize>, Vec<u32>) = batch.targets.iter().copied().unzip();
+        let normed = self.final_norm(&x.gather_rows(&rows)?)?;
+        Ok(cross_entropy::cross_entropy_sum(
+            &normed,
+            self.head(),
+            &labels,
+            self.compute,
+        )?)
+    }
+
     /// Summed loss, and the gradient of the last block's output.
     fn loss(
         &self,

@@ -87,6 +87,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut hooks = Hooks {
         observe: &mut observe,
         stop: &AtomicBool::new(false),
+        validation: None,
     };
     train(&request, &mut hooks)?;
     seconds.remove(0);

@@ -50,6 +50,24 @@ pub enum TrainError {
         /// Indices of the rows concerned, from 0.
         rows: Vec<usize>,
     },
+    /// The adapter could not be judged.
+    #[error("the validation after step {step} failed")]
+    Validation {
+        /// The optimizer step before it.
+        step: usize,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A validation's value is not a finite number.
+    #[error("the validation after step {step} gave a {metric} of {value}")]
+    ValidationNotFinite {
+        /// The optimizer step before it.
+        step: usize,
+        /// What was measured.
+        metric: String,
+        /// Its value.
+        value: f64,
+    },
     /// A checkpoint was made by a run with other rows, another base model or other settings.
     #[error("checkpoint `{path}` belongs to another run: {difference}")]
     OtherRun {
@@ -97,7 +115,7 @@ impl TrainError {
                 "raise `train.max_length` (and `train.tokens_per_micro_batch` with it)"
             }
             Self::NothingSupervised { .. } => "remove the row, or fill in its answer column",
-            Self::NonFinite { .. } => {
+            Self::NonFinite { .. } | Self::ValidationNotFinite { .. } => {
                 "lower `train.learning_rate` or try `model.compute = \"f32\"`; \
                  `--resume` continues from the last checkpoint"
             }
@@ -112,7 +130,9 @@ impl TrainError {
             }
             Self::NothingToResume { .. } => "start the run without `--resume`",
             Self::Model(error) => return error.hint(),
-            Self::Io { .. } | Self::NoEndOfSequence | Self::Kernel(_) => return None,
+            Self::Io { .. } | Self::Validation { .. } | Self::NoEndOfSequence | Self::Kernel(_) => {
+                return None;
+            }
         };
         Some(hint.to_owned())
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use crate::early_stopping::Best;
 use crate::metrics::StepRecord;
+use crate::validation::ValidationRecord;
 
 /// Something that happened in a run, told as it happens.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,4 +24,18 @@ pub enum Event<'a> {
     },
     /// A step has ended.
     Step(&'a StepRecord),
+    /// A validation begins, which may take longer than a step.
+    Validating {
+        /// The optimizer step before it.
+        step: usize,
+    },
+    /// A validation has ended.
+    Validated(&'a ValidationRecord),
+    /// The patience of `[validation]` is at its end: there are no further steps.
+    StoppedEarly {
+        /// The last step.
+        step: usize,
+        /// The best validation.
+        best: Best,
+    },
 }

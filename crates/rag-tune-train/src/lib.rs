@@ -3,11 +3,13 @@
 //! [`batch`] turns encoded rows into packed micro-batches, in an order that depends only on the
 //! seed and the step; [`schedule`] gives the learning rate of a step; `step` does one;
 //! [`optimizer`] updates the adapter; `checkpoint` writes and reads what a resumed run needs;
+//! [`validation`] judges the adapter on other rows and [`early_stopping`] draws the conclusion;
 //! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`].
 
 pub mod batch;
 mod checkpoint;
 pub mod config;
+pub mod early_stopping;
 pub mod error;
 pub mod event;
 pub mod memory;
@@ -17,5 +19,6 @@ mod run_state;
 pub mod schedule;
 mod step;
 pub mod trainer;
+pub mod validation;
 
 pub use error::TrainError;

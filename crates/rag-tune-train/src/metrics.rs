@@ -35,22 +35,28 @@ pub struct StepRecord {
     pub tokens_per_s: f64,
 }
 
-/// The file of one run.
+/// A file of a run with lines in the order of its steps.
 #[derive(Debug)]
-pub(crate) struct MetricsFile {
+pub(crate) struct StepLines {
     path: PathBuf,
 }
 
-impl MetricsFile {
-    /// Opens the file of the run in `folder` and drops the lines of steps from `first` on, which a
-    /// resumed run does again.
-    pub(crate) fn open(folder: &Path, first: usize) -> Result<Self, TrainError> {
-        let path = folder.join(METRICS_FILE);
+/// What every line has.
+#[derive(Deserialize)]
+struct Line {
+    step: usize,
+}
+
+impl StepLines {
+    /// Opens the file `name` of the run in `folder` and drops the lines of steps from `first` on,
+    /// which a resumed run does again.
+    pub(crate) fn open(folder: &Path, name: &str, first: usize) -> Result<Self, TrainError> {
+        let path = folder.join(name);
         let mut kept = String::new();
         if first > 1 && path.exists() {
             let text = fs::read_to_string(&path).map_err(TrainError::read(&path))?;
             let lines = text.lines().filter(|line| {
-                serde_json::from_str::<StepRecord>(line).is_ok_and(|record| record.step < first)
+                serde_json::from_str::<Line>(line).is_ok_and(|line| line.step < first)
             });
             lines.for_each(|line| kept.extend([line, "\n"]));
         }
@@ -64,7 +70,7 @@ impl MetricsFile {
         sync().map_err(TrainError::write(&self.path))
     }
 
-    pub(crate) fn append(&self, record: &StepRecord) -> Result<(), TrainError> {
+    pub(crate) fn append(&self, record: &impl Serialize) -> Result<(), TrainError> {
         let line = serde_json::to_string(record).expect("numbers are JSON") + "\n";
         let append = || {
             let mut file = OpenOptions::new().append(true).open(&self.path)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::early_stopping::EarlyStopping;
+
 /// Where a run stands after a step.
 ///
 /// Row order, dropout and learning rate are functions of the seed, the settings and the step, so the
@@ -13,11 +15,18 @@ use serde::{Deserialize, Serialize};
 pub struct RunState {
     /// Steps that are done; 0 before the first.
     pub step: usize,
+    /// What the validations have shown.
+    #[serde(default)]
+    pub validation: EarlyStopping,
 }
 
 impl RunState {
-    /// Steps whose checkpoints must stay, however old.
+    /// Steps whose checkpoints must stay, however old: that of the best validation.
     pub(crate) fn protected_steps(&self) -> BTreeSet<usize> {
-        BTreeSet::new()
+        self.validation
+            .best
+            .map(|best| best.step)
+            .into_iter()
+            .collect()
     }
 }

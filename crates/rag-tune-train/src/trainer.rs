@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use rag_tune_augment::atomic_file::write_file;
 use rag_tune_model::llama::Llama;
@@ -10,12 +11,14 @@ use rag_tune_model::peft;
 
 use crate::batch::TrainSet;
 use crate::checkpoint::{Checkpoints, Identity};
-use crate::config::{LoraConfig, TrainConfig};
+use crate::config::{KeptAdapter, LoraConfig, TrainConfig};
+use crate::early_stopping::Best;
 use crate::error::TrainError;
 use crate::event::Event;
-use crate::metrics::{MetricsFile, StepRecord};
+use crate::metrics::{METRICS_FILE, StepLines, StepRecord};
 use crate::run_state::RunState;
 use crate::step::Run;
+use crate::validation::{VALIDATION_FILE, Validation, ValidationRecord};
 
 /// Everything a run is given.
 pub struct TrainRequest<'a> {
@@ -43,6 +46,8 @@ pub struct Hooks<'a> {
     pub observe: &'a mut dyn FnMut(Event<'_>),
     /// Once set, the run ends after the step that it is in, with a checkpoint.
     pub stop: &'a AtomicBool,
+    /// Judges the adapter from time to time.
+    pub validation: Option<Validation<'a>>,
 }
 
 /// Where a run begins.
@@ -61,6 +66,8 @@ pub struct TrainSummary {
     pub steps: usize,
     /// The last step's record; `None` where a resumed run was already complete.
     pub last: Option<StepRecord>,
+    /// The best validation, if there was one.
+    pub best: Option<Best>,
     /// How it ended.
     pub ending: Ending,
 }
@@ -68,8 +75,10 @@ pub struct TrainSummary {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// All steps are done.
+    /// All steps are done, or validation has ended the run.
     Finished {
+        /// The step that the adapter is of.
+        kept_step: usize,
         /// The adapter's weights.
         adapter: PathBuf,
     },
@@ -88,9 +97,13 @@ pub fn train(
 ) -> Result<TrainSummary, TrainError> {
     let total = request.train.total_steps(request.set.rows());
     let mut run = Run::new(request, total);
+    let mut identity = Identity::of(request);
+    if let Some(validation) = &hooks.validation {
+        identity = identity.with_validation(validation);
+    }
     let checkpoints = Checkpoints::new(
         request.out,
-        Identity::of(request),
+        identity,
         request.base.to_owned(),
         request.lora.dropout,
         request.train.keep_checkpoints,
@@ -105,17 +118,36 @@ pub fn train(
             state
         }
     };
-    let metrics = MetricsFile::open(request.out, state.step + 1)?;
+    let metrics = StepLines::open(request.out, METRICS_FILE, state.step + 1)?;
+    let validations = match &hooks.validation {
+        Some(_) => Some(StepLines::open(
+            request.out,
+            VALIDATION_FILE,
+            state.step + 1,
+        )?),
+        None => None,
+    };
     let mut last = None;
-    while state.step < total {
+    while state.step < total && !is_exhausted(hooks, &state) {
         let step = state.step + 1;
         let record = run.step(step)?;
         state.step = step;
         metrics.append(&record)?;
         (hooks.observe)(Event::Step(&record));
         last = Some(record);
-        let stopped = step < total && hooks.stop.load(Ordering::Relaxed);
-        if step % request.train.checkpoint_every == 0 || step == total || stopped {
+        let mut save = step % request.train.checkpoint_every == 0 || step == total;
+        // Before the checkpoint: it knows this validation, so a resumed run does not repeat it.
+        if let Some(record) = validate(hooks, &mut state, &run.adapter, total)? {
+            if let Some(lines) = &validations {
+                lines.append(&record)?;
+                lines.sync()?;
+            }
+            (hooks.observe)(Event::Validated(&record));
+            save |= record.best || is_exhausted(hooks, &state);
+        }
+        let stopped =
+            step < total && !is_exhausted(hooks, &state) && hooks.stop.load(Ordering::Relaxed);
+        if save || stopped {
             metrics.sync()?;
             checkpoints.save(&state, &run.adapter, &run.optimizer)?;
         }
@@ -124,16 +156,80 @@ pub fn train(
             return Ok(TrainSummary {
                 steps,
                 last,
+                best: state.validation.best,
                 ending,
             });
         }
+    }
+    let best = state.validation.best;
+    if let Some(best) = best.filter(|_| is_exhausted(hooks, &state)) {
+        let step = state.step;
+        (hooks.observe)(Event::StoppedEarly { step, best });
+    }
+    let kept_step = kept_step(hooks, &state);
+    if kept_step != state.step {
+        checkpoints.read_adapter(kept_step, &mut run.adapter)?;
     }
     let adapter = save_adapter(request, &run.adapter)?;
     Ok(TrainSummary {
         steps: state.step,
         last,
-        ending: Ending::Finished { adapter },
+        best,
+        ending: Ending::Finished { kept_step, adapter },
     })
+}
+
+/// Whether the run has gone without improvement for too long.
+fn is_exhausted(hooks: &Hooks<'_>, state: &RunState) -> bool {
+    let validation = hooks.validation.as_ref();
+    validation.is_some_and(|validation| state.validation.is_exhausted(validation.config))
+}
+
+/// The step whose adapter the run ends with.
+fn kept_step(hooks: &Hooks<'_>, state: &RunState) -> usize {
+    let keep = hooks.validation.as_ref().map(|it| it.config.keep);
+    match (keep, state.validation.best) {
+        (Some(KeptAdapter::Best), Some(best)) => best.step,
+        _ => state.step,
+    }
+}
+
+/// Judges the adapter if that is due after the step, and remembers the value.
+fn validate(
+    hooks: &mut Hooks<'_>,
+    state: &mut RunState,
+    adapter: &Adapter,
+    total: usize,
+) -> Result<Option<ValidationRecord>, TrainError> {
+    let step = state.step;
+    let Some(Validation { config, judge }) = &mut hooks.validation else {
+        return Ok(None);
+    };
+    if !config.is_due(step, total) {
+        return Ok(None);
+    }
+    (hooks.observe)(Event::Validating { step });
+    let start = Instant::now();
+    let measured = judge
+        .validate(adapter)
+        .map_err(|source| TrainError::Validation { step, source })?;
+    if !measured.value.is_finite() {
+        return Err(TrainError::ValidationNotFinite {
+            step,
+            metric: judge.metric().to_owned(),
+            value: measured.value,
+        });
+    }
+    let value = measured.value as f32;
+    Ok(Some(ValidationRecord {
+        step,
+        metric: judge.metric().to_owned(),
+        value,
+        ci95: measured.ci95,
+        rows: judge.rows(),
+        best: state.validation.add(config, step, value),
+        seconds: start.elapsed().as_secs_f64(),
+    }))
 }
 
 /// Writes what the run was for. A folder with the weights' file holds a finished run, so it comes last.

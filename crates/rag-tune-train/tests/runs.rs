@@ -91,6 +91,7 @@ fn run(
         let mut hooks = Hooks {
             observe: &mut observe,
             stop: &AtomicBool::new(false),
+            validation: None,
         };
         train(&request, &mut hooks)
     }));

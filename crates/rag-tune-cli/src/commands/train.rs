@@ -94,6 +94,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let mut hooks = Hooks {
         observe: &mut observe,
         stop: &AtomicBool::new(false),
+        validation: None,
     };
     let summary = rag_tune_train::trainer::train(&request, &mut hooks);
     progress.finish();

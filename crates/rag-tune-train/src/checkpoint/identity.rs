@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::manifest::hex;
 use crate::trainer::TrainRequest;
+use crate::validation::Validation;
 
 /// Keys of `[train]` that change neither a gradient nor the order of the rows, so that a run may go
 /// on with other values: how often and how many checkpoints are written, what is computed again
@@ -46,6 +47,21 @@ impl Identity {
             rows: hex(&rows.finalize()),
             settings,
         }
+    }
+
+    /// With the validation, which decides when the run stops and which adapter it ends with.
+    pub(crate) fn with_validation(mut self, validation: &Validation<'_>) -> Self {
+        self.settings
+            .extend(section("validation", validation.config, &[]));
+        let mut judged = Sha256::new();
+        validation
+            .judge
+            .hash_into(&mut |bytes| judged.update(bytes));
+        self.settings.insert(
+            "SHA-256 of what validation looks at".to_owned(),
+            hex(&judged.finalize()),
+        );
+        self
     }
 
     /// What differs in the run that is there now, in words; `None` if it is the same run.

@@ -196,6 +196,26 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Takes the adapter from the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// [`TrainError::NoWholeCheckpoint`] if it is torn, altered or gone.
+    pub(crate) fn read_adapter(
+        &self,
+        step: usize,
+        adapter: &mut Adapter,
+    ) -> Result<(), TrainError> {
+        let path = self.path(step);
+        let weights = path.join(peft::WEIGHTS_FILE);
+        read_state(&path, step)
+            .and_then(|_| {
+                peft::read_factors(&weights, &mut adapter.layers).map_err(|error| error.to_string())
+            })
+            .map_err(|reason| TrainError::NoWholeCheckpoint {
+                refused: vec![(path, reason)],
+            })
+    }
+
     /// Restores the newest whole checkpoint; returns where the run stood. Each that is passed over
     /// is told with its reason, and stays until a new one has been written.
     pub(crate) fn restore(

@@ -2,6 +2,8 @@
 
 mod lora;
 mod train;
+mod validation;
 
 pub use self::lora::{AllLinear, LoraConfig, Targets};
 pub use self::train::{Activations, LossOn, Schedule, TrainConfig};
+pub use self::validation::{KeptAdapter, ValidationConfig, ValidationMetric};
