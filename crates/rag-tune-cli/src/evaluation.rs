@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentedRow, Hub, Manifest, RetrievalRecord, read_augmented};
-use rag_tune_eval::{Answer, Arm, RowScore, RunInfo, ScoreReport, Scorer, save_answers};
+use rag_tune_augment::{AugmentedRow, Hub, Manifest, RetrievalRecord, Task, read_augmented};
+use rag_tune_eval::sql::DatabaseSource;
+use rag_tune_eval::{
+    Answer, Arm, EvalConfig, RowScore, RunInfo, ScoreReport, Scorer, save_answers,
+};
 use rag_tune_model::generate::{GenerateOptions, generate};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
@@ -85,13 +88,7 @@ impl Evaluation {
         self.note_other_prompts(augmentation.folder, out)?;
         let mut rows = read_augmented(&augmentation.file(splits[0]))?;
         rows.truncate(self.config.eval.limit.unwrap_or(usize::MAX));
-        let scorer = scorer(&task, rows.iter().map(|row| &row.fields), databases)?;
-        scorer.prepare()?;
-        Ok(Questions {
-            rows,
-            scorer,
-            stop: Some(task.stop).filter(|stop| !stop.is_empty()),
-        })
+        Questions::on(databases, rows, &task)
     }
 
     /// Answers the questions, scores the answers, and writes both.
@@ -106,57 +103,14 @@ impl Evaluation {
         tokenizer: &Tokenizer,
         out: &Output,
     ) -> anyhow::Result<ScoreReport> {
-        let predictions = self.answer(questions, model, adapter, tokenizer, out)?;
-        let progress = out.progress();
-        progress.start("scoring", predictions.len() as u64);
-        let scored = questions
-            .scorer
-            .score(&predictions, &|| progress.advance(1));
-        progress.finish();
-        let scores = scored?;
-        let report = ScoreReport::new(&*questions.scorer, &scores, Some(self.run_info()));
+        let label = format!("answering, {}", self.run);
+        let (limits, shown) = (&self.config.eval, (label.as_str(), out));
+        let predictions = questions.answer(limits, model, adapter, tokenizer, shown)?;
+        let (report, scores) = questions.score(&predictions, Some(self.run_info()), out)?;
         let answers = answers(questions, predictions, scores);
         save_answers(&self.folder.join("predictions.jsonl"), &answers)?;
         report.save(&self.folder.join("scores.json"))?;
         Ok(report)
-    }
-
-    fn answer(
-        &self,
-        questions: &Questions,
-        model: &Llama,
-        adapter: Option<&Adapter>,
-        tokenizer: &Tokenizer,
-        out: &Output,
-    ) -> anyhow::Result<Vec<String>> {
-        let prompts = questions
-            .rows
-            .iter()
-            .map(|row| tokenizer.encode(&question(row)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let options = GenerateOptions {
-            max_new_tokens: self.config.eval.max_new_tokens,
-            batch_size: self.config.eval.batch_size,
-            stop_text: questions.stop.clone(),
-        };
-        let progress = out.progress();
-        progress.start(&format!("answering, {}", self.run), prompts.len() as u64);
-        let answers = generate(
-            model,
-            adapter,
-            tokenizer,
-            &prompts,
-            &options,
-            &mut |_, _| {
-                progress.advance(1);
-            },
-        );
-        progress.finish();
-        let answers = answers.context("cannot generate the answers")?;
-        Ok(answers
-            .iter()
-            .map(|answer| before_stop(answer, questions.stop.as_deref()).to_owned())
-            .collect())
     }
 
     /// Prompts made from something else than in training are allowed, and worth knowing.
@@ -214,6 +168,100 @@ impl Evaluation {
             synthetic: synthetic::is_synthetic(Path::new(&config.data.source)),
             rag_tune_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+}
+
+impl Questions {
+    /// Rows with their gold answers and what scores them.
+    ///
+    /// # Errors
+    /// When a database is missing, or a row lacks a column.
+    pub fn new(rows: Vec<AugmentedRow>, task: &Task, eval: &EvalConfig) -> anyhow::Result<Self> {
+        Self::on(databases(task, eval.databases.as_deref())?, rows, task)
+    }
+
+    fn on(
+        databases: Option<DatabaseSource>,
+        rows: Vec<AugmentedRow>,
+        task: &Task,
+    ) -> anyhow::Result<Self> {
+        let scorer = scorer(task, rows.iter().map(|row| &row.fields), databases)?;
+        scorer.prepare()?;
+        Ok(Self {
+            rows,
+            scorer,
+            stop: Some(task.stop.clone()).filter(|stop| !stop.is_empty()),
+        })
+    }
+
+    /// The rows.
+    pub fn rows(&self) -> &[AugmentedRow] {
+        &self.rows
+    }
+
+    /// Name of the main metric.
+    pub fn metric(&self) -> &str {
+        self.scorer.metrics()[0]
+    }
+
+    /// Answers in the order of the rows; `shown` is the progress bar's text, and where it is.
+    ///
+    /// # Errors
+    /// When generation fails.
+    pub fn answer(
+        &self,
+        limits: &EvalConfig,
+        model: &Llama,
+        adapter: Option<&Adapter>,
+        tokenizer: &Tokenizer,
+        (label, out): (&str, &Output),
+    ) -> anyhow::Result<Vec<String>> {
+        let prompts = self
+            .rows
+            .iter()
+            .map(|row| tokenizer.encode(&question(row)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let options = GenerateOptions {
+            max_new_tokens: limits.max_new_tokens,
+            batch_size: limits.batch_size,
+            stop_text: self.stop.clone(),
+        };
+        let progress = out.progress();
+        progress.start(label, prompts.len() as u64);
+        let answers = generate(
+            model,
+            adapter,
+            tokenizer,
+            &prompts,
+            &options,
+            &mut |_, _| {
+                progress.advance(1);
+            },
+        );
+        progress.finish();
+        let answers = answers.context("cannot generate the answers")?;
+        Ok(answers
+            .iter()
+            .map(|answer| before_stop(answer, self.stop.as_deref()).to_owned())
+            .collect())
+    }
+
+    /// Scores the answers.
+    ///
+    /// # Errors
+    /// When they cannot be judged.
+    pub fn score(
+        &self,
+        predictions: &[String],
+        run: Option<RunInfo>,
+        out: &Output,
+    ) -> anyhow::Result<(ScoreReport, Vec<RowScore>)> {
+        let progress = out.progress();
+        progress.start("scoring", predictions.len() as u64);
+        let scored = self.scorer.score(predictions, &|| progress.advance(1));
+        progress.finish();
+        let scores = scored?;
+        Ok((ScoreReport::new(&*self.scorer, &scores, run), scores))
     }
 }
 

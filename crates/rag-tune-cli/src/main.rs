@@ -25,6 +25,7 @@ mod sample;
 mod scoring;
 mod synthetic;
 mod training_record;
+mod validation;
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};

@@ -138,6 +138,7 @@ impl RunFolder {
         let stale = [
             self.adapter_weights(),
             self.checkpoints(),
+            self.path.join("validation.jsonl"),
             self.path.join("eval"),
             self.card(),
         ];

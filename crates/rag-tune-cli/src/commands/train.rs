@@ -8,7 +8,8 @@ use clap::Args;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::event::Event;
-use rag_tune_train::trainer::{Hooks, Start, TrainRequest, TrainSummary};
+use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary};
+use rag_tune_train::validation::Validation;
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
@@ -23,6 +24,7 @@ use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
 use crate::synthetic;
 use crate::training_record::TrainingRecord;
+use crate::validation::Prepared;
 
 /// Train a LoRA adapter on a frozen 8-bit base model
 ///
@@ -66,7 +68,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
     let augmented = args.augmented.clone().unwrap_or_else(|| run.augmented());
-    let set = training_rows(config, &augmented, &found, &hub, out)?;
+    let (set, prepared) = training_rows(config, &augmented, &found, &hub, out)?;
     let model = found.load(&config.model, out)?;
     if !args.resume {
         begin(&run, &resolved, &augmented, &found)?;
@@ -88,16 +90,24 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
             Start::Afresh
         },
     };
+    let mut judge = match prepared {
+        Some(prepared) => Some(prepared.judge(config, &model, &found.tokenizer, out)?),
+        None => None,
+    };
     let progress = out.progress();
     progress.start("training", config.train.total_steps(set.rows()) as u64);
-    let mut observe = |event: Event<'_>| show(&progress, event);
+    let mut observe = |event: Event<'_>| show(&progress, out, event);
     let mut hooks = Hooks {
         observe: &mut observe,
         stop: &AtomicBool::new(false),
-        validation: None,
+        validation: judge.as_mut().map(|judge| Validation {
+            config: &config.validation,
+            judge: &mut **judge,
+        }),
     };
     let summary = rag_tune_train::trainer::train(&request, &mut hooks);
     progress.finish();
+    drop(judge);
     let summary = summary.context("cannot train")?;
     model_card::refresh(&run)?;
     out.note(&in_words(&summary));
@@ -112,7 +122,7 @@ fn training_rows(
     found: &FoundModel,
     hub: &Hub,
     out: &Output,
-) -> anyhow::Result<TrainSet> {
+) -> anyhow::Result<(TrainSet, Option<Prepared>)> {
     let splits = config.splits();
     let task = config.task.load()?;
     let augmentation = Augmentation {
@@ -129,7 +139,8 @@ fn training_rows(
             "rows left out as longer than {limit} tokens: {count}"
         ));
     }
-    Ok(set)
+    let prepared = Prepared::find(config, &task, &augmentation, out)?;
+    Ok((set, prepared))
 }
 
 impl TrainArgs {
@@ -181,21 +192,50 @@ fn begin(
     .save(run)
 }
 
-fn show(progress: &Progress, event: Event<'_>) {
-    let Event::Step(record) = event else { return };
-    progress.move_to(record.step as u64);
-    progress.say(&format!(
-        "training, loss {:.3}, {:.0} tokens/s",
-        record.loss, record.tokens_per_s
-    ));
+fn show(progress: &Progress, out: &Output, event: Event<'_>) {
+    match event {
+        Event::Step(record) => {
+            progress.move_to(record.step as u64);
+            progress.say(&format!(
+                "training, loss {:.3}, {:.0} tokens/s",
+                record.loss, record.tokens_per_s
+            ));
+        }
+        Event::Validated(record) => {
+            let interval = record
+                .ci95
+                .map(|[low, high]| format!(" ({low:.3} to {high:.3})"));
+            out.note(&format!(
+                "step {}: {} on {} rows {:.4}{}{}",
+                record.step,
+                record.metric,
+                record.rows,
+                record.value,
+                interval.unwrap_or_default(),
+                if record.best { ", the best so far" } else { "" }
+            ));
+        }
+        Event::StoppedEarly { step, best } => out.note(&format!(
+            "stopped early after step {step}: no improvement since the {:.4} of step {}",
+            best.value, best.step
+        )),
+        _ => {}
+    }
 }
 
 fn in_words(summary: &TrainSummary) -> String {
-    match &summary.last {
+    let mut text = match &summary.last {
         Some(last) => format!(
             "trained {} steps; loss of the last one {:.3}",
             summary.steps, last.loss
         ),
         None => format!("all {} steps were done already", summary.steps),
+    };
+    if let (Some(best), Ending::Finished { kept_step, .. }) = (summary.best, &summary.ending) {
+        text += &format!(
+            "; the adapter is that of step {kept_step} (best validation: {:.4}, step {})",
+            best.value, best.step
+        );
     }
+    text
 }

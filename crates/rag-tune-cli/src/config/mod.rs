@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rag_tune_augment::{DataConfig, RetrievalConfig, TaskName};
 use rag_tune_eval::EvalConfig;
 use rag_tune_model::config::ModelConfig;
-use rag_tune_train::config::{LoraConfig, TrainConfig};
+use rag_tune_train::config::{LoraConfig, TrainConfig, ValidationConfig};
 use serde::{Deserialize, Serialize};
 
 pub use self::layers::{Environment, Override};
@@ -45,6 +45,8 @@ pub struct RunConfig {
     pub lora: LoraConfig,
     /// `[train]`
     pub train: TrainConfig,
+    /// `[validation]`
+    pub validation: ValidationConfig,
     /// `[eval]`
     pub eval: EvalConfig,
 }
@@ -60,6 +62,7 @@ impl Default for RunConfig {
             retrieval: RetrievalConfig::default(),
             lora: LoraConfig::default(),
             train: TrainConfig::default(),
+            validation: ValidationConfig::default(),
             eval: EvalConfig::default(),
         }
     }
@@ -81,6 +84,14 @@ impl RunConfig {
         problems.extend(self.retrieval.validate());
         problems.extend(self.lora.validate());
         problems.extend(self.train.validate());
+        problems.extend(self.validation.validate());
+        if self.validation.is_on() && self.validation_split() == self.data.train_split {
+            problems.push(format!(
+                "`validation.split` is `{}`, the split that is learnt from: rows that are held out must be a split of \
+                 their own, such as `data.files = {{ held_out = \"held_out.jsonl\" }}`",
+                self.validation_split()
+            ));
+        }
         problems.extend(self.eval.validate());
         if self.eval.split == self.data.train_split && self.retrieval.examples > 0 {
             problems.push(format!(
@@ -97,7 +108,18 @@ impl RunConfig {
         if self.eval.split != self.data.train_split {
             splits.push(&self.eval.split);
         }
+        if self.validation.is_on() && !splits.contains(&self.validation_split()) {
+            splits.push(self.validation_split());
+        }
         splits
+    }
+
+    /// The split that validation looks at.
+    pub fn validation_split(&self) -> &str {
+        match self.validation.split.as_str() {
+            "" => &self.eval.split,
+            split => split,
+        }
     }
 }
 
