@@ -19,11 +19,14 @@ pub struct LearningRate {
 impl LearningRate {
     /// The schedule of a run of `total` steps.
     pub fn new(config: &TrainConfig, total: usize) -> Self {
+        let warmup = config.warmup(total);
+        let decay = (total as f64 * f64::from(config.decay_ratio)).round() as usize;
         Self {
             peak: config.learning_rate,
-            warmup: config.warmup(total),
+            warmup,
             total,
-            decay: (total as f64 * f64::from(config.decay_ratio)).round() as usize,
+            // It begins at the peak: without this it would jump down after a warmup that it overlaps.
+            decay: decay.min(total.saturating_sub(warmup)),
             schedule: config.schedule,
         }
     }
@@ -92,6 +95,21 @@ mod tests {
         let rates = rates(Schedule::Wsd, 20);
         assert!(rates[3..18].iter().all(|rate| *rate == 1.0), "{rates:?}");
         assert!((rates[18] - 2.0 / 3.0).abs() < 1e-6 && (rates[19] - 1.0 / 3.0).abs() < 1e-6);
+    }
+
+    /// Warmup 4 and decay 18 do not fit into 20 steps: the decay is cut to the 16 that are left.
+    #[test]
+    fn wsd_falls_from_the_peak_where_warmup_and_decay_overlap() {
+        let config = TrainConfig {
+            learning_rate: 1.0,
+            warmup_steps: Some(4),
+            schedule: Schedule::Wsd,
+            decay_ratio: 0.9,
+            ..Default::default()
+        };
+        let rate = LearningRate::new(&config, 20);
+        assert_eq!(rate.at(4), 1.0);
+        assert!((rate.at(5) - 16.0 / 17.0).abs() < 1e-6, "{}", rate.at(5));
     }
 
     #[test]
