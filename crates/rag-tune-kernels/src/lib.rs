@@ -9,12 +9,14 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod blockwise;
 mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod error;
 pub mod linear;
 pub mod matrix;
+pub mod nf4;
 pub mod reference;
 pub mod rms_norm;
 pub mod rope;

@@ -2,7 +2,7 @@
 //!
 //! The weight never gets a gradient, so the backward pass is one product: `dx = dy W`. For 8-bit
 //! weights the row scale is folded into `dy`, and `i8 -> bf16` is exact, so neither direction
-//! needs a dequantised copy.
+//! needs a dequantised copy. NF4 weights are dequantised panel by panel, rounded to bf16.
 
 use std::borrow::Cow;
 
@@ -243,6 +243,7 @@ fn multiply(out: &mut Tensor, keep: f32, factor: f32, a: View<'_>, b: View<'_>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nf4::Nf4;
     use crate::reference;
     use crate::reference::testing::{max_error, noise};
     use half::bf16;
@@ -263,6 +264,7 @@ mod tests {
         let values = noise(out, inner, 1).into_vec();
         match kind {
             "int8" => Matrix::int8(out, inner, &values),
+            "nf4" => Matrix::from_nf4(out, inner, &Nf4::quantize_double(&values)),
             "bf16" => Matrix::bf16(out, inner, &values),
             _ => Matrix::f32(out, inner, values),
         }
@@ -273,6 +275,13 @@ mod tests {
         Tensor::from_fn(tensor.rows(), tensor.cols(), |row, col| {
             bf16::from_f32(tensor.row(row)[col]).to_f32()
         })
+    }
+
+    fn as_bf16(weight: &Matrix) -> Matrix {
+        let [out, inner] = weight.shape();
+        let ids: Vec<u32> = (0..out as u32).collect();
+        let values = weight.gather_rows(&ids).unwrap();
+        Matrix::bf16(out, inner, values.data()).unwrap()
     }
 
     #[test]
@@ -287,7 +296,7 @@ mod tests {
                 continue;
             }
             for [tokens, inner, out] in SHAPES {
-                for kind in ["int8", "bf16", "f32"] {
+                for kind in ["int8", "nf4", "bf16", "f32"] {
                     let weight = weights(kind, out, inner);
                     let x = noise(tokens, inner, 2);
                     let dy = noise(tokens, out, 3);
@@ -298,10 +307,15 @@ mod tests {
 
                     let expected_y = reference::linear(&x, &weight);
                     reference::linear_backward(&dy, &weight, &mut expected_dx);
-                    // Twice the error that rounding the operand to bf16 makes; 1e-4 for f32 sums.
+                    // Thrice the error that rounding to bf16 makes; 1e-4 for f32 sums. Codes of 8 bits
+                    // are exact in bf16, NF4 weights are not.
+                    let rounded_weight = match kind {
+                        "nf4" => as_bf16(&weight),
+                        _ => weight.clone(),
+                    };
                     let mut rounded_dx = noise(tokens, inner, 4);
-                    reference::linear_backward(&rounded(&dy), &weight, &mut rounded_dx);
-                    let rounded_y = reference::linear(&rounded(&x), &weight);
+                    reference::linear_backward(&rounded(&dy), &rounded_weight, &mut rounded_dx);
+                    let rounded_y = reference::linear(&rounded(&x), &rounded_weight);
                     let case = format!("{compute:?} {kind} {tokens}x{inner}x{out}");
                     let bound = |plain: f32| {
                         if compute == Compute::F32 {

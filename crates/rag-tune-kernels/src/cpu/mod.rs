@@ -7,11 +7,13 @@ pub(crate) mod dropout;
 mod exp;
 pub(crate) mod gemm_bf16;
 pub(crate) mod gemm_f32;
+mod nf4;
 mod panels;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
 
+pub(crate) use nf4::Nf4Codes;
 pub(crate) use panels::{
     Bf16Rows, Codes, Direction, PANEL, PackedWeights, packed_index, packed_len,
 };

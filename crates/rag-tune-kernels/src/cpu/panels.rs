@@ -9,6 +9,8 @@ use half::bf16;
 
 use crate::buffer::Buffer;
 
+use super::nf4::Nf4Codes;
+
 /// Outputs a panel has.
 pub(crate) const PANEL: usize = 64;
 
@@ -33,11 +35,12 @@ pub(crate) enum Direction {
     Backward,
 }
 
-/// Packed codes, i8 or bf16.
+/// Packed codes: i8, bf16, or NF4 with its scales.
 #[derive(Clone, Copy)]
 pub(crate) enum Codes<'a> {
     Int8(&'a [i8]),
     Bf16(&'a [bf16]),
+    Nf4(Nf4Codes<'a>),
 }
 
 /// A packed weight seen from one product.
@@ -70,23 +73,31 @@ impl PackedWeights<'_> {
     ///
     /// For the backward product `first_pair` must be a multiple of 32 (half a panel of `out`).
     pub(crate) fn write_panel(&self, panel: usize, first_pair: usize, to: &mut [bf16]) {
+        match self.codes {
+            Codes::Int8(codes) => self.convert(codes, panel, first_pair, to, widen),
+            Codes::Bf16(values) => {
+                let copy = |from: &[bf16], to: &mut [bf16]| to.copy_from_slice(from);
+                self.convert(values, panel, first_pair, to, copy);
+            }
+            Codes::Nf4(codes) => codes.write_panel(self, panel, first_pair, to),
+        }
+    }
+
+    fn convert<T: Copy + Default>(
+        &self,
+        codes: &[T],
+        panel: usize,
+        first_pair: usize,
+        to: &mut [bf16],
+        convert: impl Fn(&[T], &mut [bf16]),
+    ) {
         match self.direction {
             Direction::Forward => {
                 let row_pairs = self.in_features.div_ceil(2);
                 let start = (panel * row_pairs + first_pair) * PANEL * 2;
-                match self.codes {
-                    Codes::Int8(codes) => widen(&codes[start..start + to.len()], to),
-                    Codes::Bf16(values) => to.copy_from_slice(&values[start..start + to.len()]),
-                }
+                convert(&codes[start..start + to.len()], to);
             }
-            Direction::Backward => match self.codes {
-                Codes::Int8(codes) => self.regroup(codes, panel, first_pair, to, widen),
-                Codes::Bf16(values) => {
-                    self.regroup(values, panel, first_pair, to, |from, to| {
-                        to.copy_from_slice(from)
-                    });
-                }
-            },
+            Direction::Backward => self.regroup(codes, panel, first_pair, to, convert),
         }
     }
 

@@ -5,6 +5,7 @@
 mod attention;
 mod cross_entropy;
 mod linear;
+mod nearest;
 mod pointwise;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -12,4 +13,5 @@ pub(crate) mod testing;
 pub use attention::{attention, attention_backward};
 pub use cross_entropy::cross_entropy;
 pub use linear::{QuantizedRows, linear, linear_backward, quantize_rows};
+pub use nearest::nearest_value;
 pub use pointwise::{adamw, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};

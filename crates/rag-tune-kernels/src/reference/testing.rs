@@ -1,5 +1,8 @@
 //! What tests of several operations share.
 
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
 use crate::Tensor;
 
 /// `[rows, cols]` of reproducible values in `[-1, 1)`.
@@ -25,4 +28,71 @@ pub(crate) fn max_error(left: &Tensor, right: &Tensor) -> f32 {
             max
         }
     })
+}
+
+/// Golden numbers of `scripts/golden_bitsandbytes.py`.
+pub(crate) struct Golden(Vec<u8>);
+
+impl Golden {
+    pub(crate) fn bitsandbytes() -> Self {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/fixtures/golden/bitsandbytes.safetensors");
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        self.file().tensor(name).unwrap().data().to_vec()
+    }
+
+    /// Values, widened where they have 16 bits; `None` where there is no such tensor.
+    pub(crate) fn get(&self, name: &str) -> Option<Vec<f32>> {
+        let file = self.file();
+        let tensor = file.tensor(name).ok()?;
+        let data = tensor.data();
+        let (pairs, fours) = (data.as_chunks::<2>().0, data.as_chunks::<4>().0);
+        Some(match tensor.dtype() {
+            Dtype::F32 => fours
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect(),
+            Dtype::F16 => pairs
+                .iter()
+                .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
+                .collect(),
+            Dtype::BF16 => pairs
+                .iter()
+                .map(|bytes| bf16::from_le_bytes(*bytes).to_f32())
+                .collect(),
+            other => panic!("`{name}` is {other:?}"),
+        })
+    }
+
+    pub(crate) fn f32s(&self, name: &str) -> Vec<f32> {
+        self.get(name).unwrap_or_else(|| panic!("no `{name}`"))
+    }
+
+    /// The names of the weights that were made NF4.
+    pub(crate) fn nf4_weights(&self) -> Vec<String> {
+        let file = self.file();
+        let names = file.names().into_iter();
+        let name = |name: &str| {
+            Some(
+                name.strip_prefix("nf4.")?
+                    .strip_suffix(".input")?
+                    .to_owned(),
+            )
+        };
+        names.filter_map(name).collect()
+    }
+
+    /// `[out, in]` of one of them.
+    pub(crate) fn nf4_shape(&self, name: &str) -> [usize; 2] {
+        let file = self.file();
+        let tensor = file.tensor(&format!("nf4.{name}.input")).unwrap();
+        tensor.shape().try_into().unwrap()
+    }
 }

@@ -1,11 +1,18 @@
-//! Frozen weights: 8-bit codes with one scale a row, bf16, or f32.
+//! Frozen weights: 8-bit codes with one scale a row, 4-bit NF4, bf16, or f32.
 
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{self, Codes, Direction, PANEL, PackedWeights, packed_index, packed_len};
+use crate::cpu::{
+    self, Codes, Direction, Nf4Codes, PANEL, PackedWeights, packed_index, packed_len,
+};
 use crate::error::{KernelError, check_shape};
+use crate::nf4::Nf4;
 use crate::tensor::Tensor;
+
+mod nf4;
+
+use self::nf4::PackedNf4;
 
 /// What block products are computed in; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +46,9 @@ enum Storage {
     /// Row-wise absmax codes (LLM.int8, arXiv:2208.07339): `weight[o, i] = codes[o, i] * row_scale[o]`.
     /// Packed, see `cpu::panels`; `row_scale` is `[out]`.
     Int8 { codes: Vec<i8>, row_scale: Vec<f32> },
-    /// Packed like the codes.
+    /// 4-bit codes with one scale for 64 weights (see [`crate::nf4`]).
+    Nf4(PackedNf4),
+    /// Packed like the 8-bit codes.
     Bf16(Vec<bf16>),
     /// Row-major.
     F32(Vec<f32>),
@@ -88,6 +97,31 @@ impl Matrix {
             in_features,
             storage: Storage::Int8 { codes, row_scale },
         })
+    }
+
+    /// Holds NF4 weights, `weights` being `[out, in]` row by row.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if `weights` does not hold `out * in` codes with their scales.
+    pub fn from_nf4(
+        out_features: usize,
+        in_features: usize,
+        weights: &Nf4,
+    ) -> Result<Self, KernelError> {
+        weights.check("Matrix::from_nf4", out_features * in_features)?;
+        Ok(Self {
+            out_features,
+            in_features,
+            storage: Storage::Nf4(PackedNf4::new([out_features, in_features], weights)),
+        })
+    }
+
+    /// The weights as bitsandbytes stores them, byte for byte; `None` where they are not NF4.
+    pub fn to_nf4(&self) -> Option<Nf4> {
+        match &self.storage {
+            Storage::Nf4(packed) => Some(packed.unpack(self.shape())),
+            Storage::Int8 { .. } | Storage::Bf16(_) | Storage::F32(_) => None,
+        }
     }
 
     /// Rounds row-major `[out, in]` weights to bf16.
@@ -159,6 +193,7 @@ impl Matrix {
     pub fn bytes(&self) -> usize {
         match &self.storage {
             Storage::Int8 { codes, row_scale } => codes.len() + 4 * row_scale.len(),
+            Storage::Nf4(packed) => packed.codes.len() + packed.scales.bytes(),
             Storage::Bf16(values) => 2 * values.len(),
             Storage::F32(values) => 4 * values.len(),
         }
@@ -184,6 +219,7 @@ impl Matrix {
                     *value = f32::from(codes[place(at)]) * row_scale[out];
                 }
             }
+            Storage::Nf4(packed) => packed.read_row(out, row),
             Storage::Bf16(values) => {
                 for (at, value) in row.iter_mut().enumerate() {
                     *value = values[place(at)].to_f32();
@@ -215,6 +251,10 @@ impl Matrix {
     ) -> Option<(PackedWeights<'_>, Option<&[f32]>)> {
         let (codes, row_scale) = match &self.storage {
             Storage::Int8 { codes, row_scale } => (Codes::Int8(codes), Some(row_scale.as_slice())),
+            Storage::Nf4(packed) => {
+                let (codes, scales) = (packed.codes.as_slice(), &packed.scales);
+                (Codes::Nf4(Nf4Codes { codes, scales }), None)
+            }
             Storage::Bf16(values) => (Codes::Bf16(values), None),
             Storage::F32(_) => return None,
         };

@@ -1,0 +1,194 @@
+"""Makes tests/fixtures/golden/bitsandbytes.safetensors: NF4, 8-bit blocks and AdamW8bit of bitsandbytes.
+
+usage: golden_bitsandbytes.py tiny OUT_DIR              bytes of made-up weights, and some steps of AdamW8bit
+       golden_bitsandbytes.py smollm2 BASE_DIR OUT_DIR  SHA-256 of every block linear's bytes (BASE_DIR: see dequantize_gguf.py)
+
+Needs scripts/python-env.sh and bitsandbytes 0.50.2 (pip install --no-deps bitsandbytes==0.50.2). Runs on the CPU.
+
+The CPU library of this version finds 8-bit codes through a table of 65,536 places in [-1, 1], which sends every second moment
+below 1/131,072 of its block's maximum to zero. Its GPU kernels, earlier versions, and its own portable implementation
+(bitsandbytes/backends/default/ops.py) take the nearest code. Everything here runs on that portable implementation.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+from pathlib import Path
+
+import bitsandbytes
+import bitsandbytes._ops
+import bitsandbytes.backends.default.ops
+import bitsandbytes.functional as bnb
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MEAN_LENGTHS = [1, 5, 31, 32, 33, 100, 2400, 13824, 32767, 262144]
+OPTIMIZER_STEPS = 4
+LARGEST_DEQUANTIZED = 3000
+LIBRARY = torch.library.Library("bitsandbytes", "IMPL")
+
+
+def use_portable_blockwise() -> None:
+    """Puts bitsandbytes' portable `quantize_blockwise` in the place of its CPU library's."""
+    implementations = {}
+
+    def collect(name: str, _device: str):
+        def register(function):
+            implementations[name] = function
+            return function
+
+        return register
+
+    original = bitsandbytes._ops.register_kernel
+    bitsandbytes._ops.register_kernel = collect
+    importlib.reload(bitsandbytes.backends.default.ops)
+    bitsandbytes._ops.register_kernel = original
+    LIBRARY.impl("quantize_blockwise", implementations["bitsandbytes::quantize_blockwise"], "CPU")
+
+
+def weights() -> dict[str, Tensor]:
+    """Weights of all shapes that a block can meet: rows that end inside a block, an odd count, zeros, ties."""
+    torch.manual_seed(5)
+    levels = bnb.get_4bit_type("nf4", device="cpu")
+    ties = (levels[:-1] + levels[1:]) / 2
+    between = [torch.nextafter(ties, ties.new_tensor(to)) for to in (-2.0, 2.0)]
+    zeros = 0.02 * torch.randn(8, 64)
+    zeros[2:4] = 0.0
+    outliers = 0.02 * torch.randn(24, 128)
+    outliers[torch.rand(24, 128) < 0.02] *= 40
+    return {
+        "square": 0.02 * torch.randn(64, 64),
+        "bf16": (0.02 * torch.randn(40, 64)).to(torch.bfloat16),
+        "f16": (0.02 * torch.randn(40, 64)).to(torch.float16),
+        "rows_across_blocks": 0.05 * torch.randn(70, 90),
+        "odd": torch.randn(7, 11),
+        "one_left": torch.randn(5, 77),
+        "single": torch.tensor([[-0.3]]),
+        "zero_blocks": zeros,
+        "zero_rest": torch.cat([torch.randn(1, 64), torch.zeros(1, 64)], dim=1)[:, :80],
+        "all_zero": torch.zeros(2, 40),
+        "ties": torch.cat([ties, *between, torch.tensor([1.0] * 19)])[None],
+        "outliers": outliers,
+        "many_blocks": (0.02 * torch.randn(200, 192)).to(torch.bfloat16),
+    }
+
+
+def quantized(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """What bitsandbytes makes of one weight, without and with double quantisation."""
+    result = {f"nf4.{name}.input": weight}
+    for kind, compress in (("plain", False), ("double", True)):
+        packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=compress)
+        tensors = state.as_dict(packed=True)
+        result[f"nf4.{name}.weight"] = packed
+        result[f"nf4.{name}.{kind}.absmax"] = tensors["absmax"]
+        if weight.numel() <= LARGEST_DEQUANTIZED:
+            # In f32, whatever the weight was: a 16-bit result is this one rounded.
+            state.dtype = torch.float32
+            result[f"nf4.{name}.{kind}.dequantized"] = bnb.dequantize_4bit(packed, state).reshape(weight.shape)
+        if compress:
+            result[f"nf4.{name}.nested_absmax"] = tensors["nested_absmax"]
+            result[f"nf4.{name}.offset"] = state.offset
+    return result
+
+
+def blockwise() -> dict[str, Tensor]:
+    """8-bit codes in blocks of 256, of both maps, ties and zeros included."""
+    torch.manual_seed(6)
+    result = {}
+    for signed in (True, False):
+        kind = "signed" if signed else "unsigned"
+        code = bnb.create_dynamic_map(signed=signed)
+        ties = torch.cat([(code[:-1] + code[1:]) / 2, torch.tensor([1.0])])
+        # Magnitudes over seven decades, as moments have them.
+        spread = torch.randn(700) * 10 ** (-7 * torch.rand(700))
+        values = torch.cat([ties, torch.zeros(256), spread if signed else spread.abs()])
+        codes, state = bnb.quantize_blockwise(values, code=code, blocksize=256)
+        result |= {
+            f"map.{kind}": code,
+            f"blockwise.{kind}.input": values,
+            f"blockwise.{kind}.codes": codes,
+            f"blockwise.{kind}.absmax": state.absmax,
+            f"blockwise.{kind}.dequantized": bnb.dequantize_blockwise(codes, state),
+        }
+    return result
+
+
+def means() -> dict[str, Tensor]:
+    """PyTorch's mean on one thread, of values that the test makes itself: its order of summation decides the last bit."""
+    result = {}
+    for length in MEAN_LENGTHS:
+        values = ((torch.arange(length) * 2654435761 % (1 << 32)) >> 8).float() / (1 << 24)
+        result[f"mean.{length}"] = values.mean()
+    return result
+
+
+def optimizer() -> dict[str, Tensor]:
+    """Steps of `AdamW8bit` on a tensor with 8-bit state and on one that is too small for it."""
+    torch.manual_seed(7)
+    shapes = {"large": (4296,), "small": (50,)}
+    parameters = {name: torch.nn.Parameter(0.1 * torch.randn(shape)) for name, shape in shapes.items()}
+    result = {f"adamw.{name}.parameter.0": value.detach().clone() for name, value in parameters.items()}
+    adamw = bitsandbytes.optim.AdamW8bit(parameters.values(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
+    for step in range(1, OPTIMIZER_STEPS + 1):
+        for name, parameter in parameters.items():
+            gradient = torch.randn(parameter.shape) * 10 ** (-4 * torch.rand(parameter.shape))
+            parameter.grad = gradient.to(torch.bfloat16).float()
+            result[f"adamw.{name}.gradient.{step}"] = gradient.to(torch.bfloat16)
+        adamw.step()
+        for name, parameter in parameters.items():
+            state = adamw.state[parameter]
+            result[f"adamw.{name}.parameter.{step}"] = parameter.detach().clone()
+            for key in ("state1", "state2", "absmax1", "absmax2"):
+                if key in state:
+                    result[f"adamw.{name}.{key}.{step}"] = state[key].clone()
+    return result
+
+
+def write_tiny(out: Path) -> None:
+    """bitsandbytes.safetensors"""
+    golden = blockwise() | means() | optimizer()
+    for name, weight in weights().items():
+        golden |= quantized(name, weight)
+    path = out / "bitsandbytes.safetensors"
+    save_file({name: tensor.contiguous().clone() for name, tensor in golden.items()}, path)
+    print(f"{path}: {len(golden)} tensors, {path.stat().st_size} bytes")
+
+
+def write_smollm2(base: Path, out: Path) -> None:
+    """smollm2_nf4.json: for each block linear, SHA-256 of codes, quantised absmax, nested absmax and offset."""
+    tensors = load_file(base / "model.safetensors")
+    digests = {}
+    for name in sorted(tensors):
+        if any(f".{projection}.weight" in name for projection in PROJECTIONS):
+            packed, state = bnb.quantize_4bit(tensors[name].float(), quant_type="nf4", compress_statistics=True)
+            parts = [packed, state.absmax, state.state2.absmax, state.offset]
+            data = b"".join(part.numpy().tobytes() for part in parts)
+            digests[name] = hashlib.sha256(data).hexdigest()
+    path = out / "smollm2_nf4.json"
+    path.write_text(json.dumps(digests, indent=1) + "\n")
+    print(f"{path}: {len(digests)} weights")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="golden bytes from bitsandbytes")
+    commands = parser.add_subparsers(dest="command", required=True)
+    tiny = commands.add_parser("tiny", help="made-up weights and AdamW8bit")
+    tiny.add_argument("out", type=Path)
+    smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
+    smollm2.add_argument("base", type=Path)
+    smollm2.add_argument("out", type=Path)
+    args = parser.parse_args()
+    # The mean of more than 32,768 values depends on the number of PyTorch's threads.
+    torch.set_num_threads(1)
+    use_portable_blockwise()
+    if args.command == "tiny":
+        write_tiny(args.out)
+    else:
+        write_smollm2(args.base, args.out)
+
+
+if __name__ == "__main__":
+    main()
