@@ -41,7 +41,7 @@ impl Forecast {
         out: &Output,
     ) -> anyhow::Result<Self> {
         let (lora, train) = (&config.lora, &config.train);
-        let adapter = Adapter::new(model.config(), lora.settings(), config.seed);
+        let adapter = model.fresh_adapter(lora.settings(), config.seed)?;
         let memory = MemoryPlan::new(model, train, train.tokens_per_micro_batch);
         let steps = train.total_steps(set.rows());
         let progress = out.progress();

@@ -9,8 +9,8 @@ use rag_tune_kernels::attention::{self, AttentionOutput, Heads, Qkv};
 use rag_tune_kernels::rope::{RopeTable, Turn};
 use rag_tune_kernels::{Compute, KernelError, Matrix, Sequences, Tensor, rms_norm, swiglu};
 
-use crate::linear::{AdaptedLinear, Downs, GroupContext};
-use crate::lora::{Adapter, AdapterGradient, LoraDropout, LoraFactors, Projection};
+use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext};
+use crate::lora::{AdapterGradient, LoraDropout, LoraFactors, Projection};
 
 /// The frozen weights of one block.
 pub(crate) struct Block {
@@ -32,7 +32,7 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) rope: &'a RopeTable,
     /// `[tokens]`
     pub(crate) positions: &'a [u32],
-    pub(crate) adapter: Option<&'a Adapter>,
+    pub(crate) adapter: Option<&'a AppliedAdapter<'a>>,
     pub(crate) dropout: Option<LoraDropout>,
 }
 
@@ -90,14 +90,8 @@ impl Block {
         context: BlockContext<'a>,
         projection: Projection,
     ) -> AdaptedLinear<'a> {
-        let place = (self.layer, projection);
-        AdaptedLinear {
-            weight: &self.weights[projection as usize],
-            lora: context.adapter.and_then(|adapter| adapter.get(place)),
-            scaling: context
-                .adapter
-                .map_or(0.0, |adapter| adapter.scaling(place)),
-        }
+        let weight = &self.weights[projection as usize];
+        AdaptedLinear::new(weight, (self.layer, projection), context.adapter)
     }
 
     fn group(&self, context: BlockContext<'_>, site: Site) -> GroupContext {

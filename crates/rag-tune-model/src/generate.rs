@@ -9,6 +9,7 @@ use rag_tune_kernels::attention::{self, KeyValues, Qkv};
 use rag_tune_kernels::{Sequences, Tensor};
 
 use crate::error::ModelError;
+use crate::linear::AppliedAdapter;
 use crate::llama::Llama;
 use crate::lora::Adapter;
 use crate::tokenizer::Tokenizer;
@@ -67,9 +68,10 @@ pub fn generate(
     let mut waiting = order.into_iter().peekable();
     let mut answers = vec![String::new(); prompts.len()];
     let mut active: Vec<Active> = Vec::new();
+    let applied = adapter.map(|adapter| model.applied(adapter)).transpose()?;
     let engine = Engine {
         model,
-        adapter,
+        adapter: applied.as_ref(),
         tokenizer,
         options,
     };
@@ -130,7 +132,7 @@ fn check_prompts(model: &Llama, prompts: &[Vec<u32>]) -> Result<(), ModelError> 
 
 struct Engine<'a> {
     model: &'a Llama,
-    adapter: Option<&'a Adapter>,
+    adapter: Option<&'a AppliedAdapter<'a>>,
     tokenizer: &'a Tokenizer,
     options: &'a GenerateOptions,
 }

@@ -1,18 +1,70 @@
 //! The linear layers that read one activation, with their LoRA updates: forward and backward.
 
+mod dora;
+
+use std::collections::BTreeMap;
+
 use rag_tune_kernels::dropout::Dropout;
 use rag_tune_kernels::linear::{self, Input, product_nn, product_nt, product_tn};
 use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor};
 
-use crate::lora::LoraFactors;
+pub(crate) use self::dora::row_norms;
+use self::dora::{Dora, add_rescaled, rescaled, scale_columns, scaled_rows};
+use crate::lora::{Adapter, LoraFactors, Place};
 
 /// A frozen layer and its update.
 #[derive(Clone, Copy)]
 pub(crate) struct AdaptedLinear<'a> {
     pub(crate) weight: &'a Matrix,
-    pub(crate) lora: Option<&'a LoraFactors>,
+    lora: Option<&'a LoraFactors>,
     /// Of the update.
-    pub(crate) scaling: f32,
+    scaling: f32,
+    dora: Option<Dora<'a>>,
+}
+
+/// An adapter, and what a pass derives from it and the base.
+pub(crate) struct AppliedAdapter<'a> {
+    adapter: &'a Adapter,
+    /// Norms of the adapted weights' rows, where the adapter has magnitudes.
+    norms: BTreeMap<Place, Vec<f32>>,
+}
+
+impl<'a> AppliedAdapter<'a> {
+    /// `weight` gives the base's.
+    pub(crate) fn new<'m>(
+        adapter: &'a Adapter,
+        weight: impl Fn(Place) -> &'m Matrix,
+    ) -> Result<Self, KernelError> {
+        let mut norms = BTreeMap::new();
+        for (place, lora) in &adapter.layers {
+            if lora.magnitude.is_some() {
+                let update = Some((lora, adapter.scaling(*place)));
+                norms.insert(*place, row_norms(weight(*place), update)?);
+            }
+        }
+        Ok(Self { adapter, norms })
+    }
+}
+
+impl<'a> AdaptedLinear<'a> {
+    /// The layer at `place`, with its update if it has one.
+    pub(crate) fn new(
+        weight: &'a Matrix,
+        place: Place,
+        adapter: Option<&'a AppliedAdapter<'_>>,
+    ) -> Self {
+        let lora = adapter.and_then(|applied| applied.adapter.get(place));
+        let norms = adapter.and_then(|applied| applied.norms.get(&place));
+        let magnitude = lora.and_then(|lora| lora.magnitude.as_ref());
+        Self {
+            weight,
+            lora,
+            scaling: adapter.map_or(0.0, |applied| applied.adapter.scaling(place)),
+            dora: magnitude
+                .zip(norms)
+                .map(|(magnitude, norms)| Dora { magnitude, norms }),
+        }
+    }
 }
 
 /// How the layers of a group compute.
@@ -43,6 +95,7 @@ impl GroupContext {
         let adapted = layers.iter().any(|layer| layer.lora.is_some());
         let dropped = if adapted { self.dropped(x) } else { None };
         let lora_input = dropped.as_ref().unwrap_or(x);
+        let dropped_input = self.dora_input(dropped.as_ref(), &layers)?;
         let mut outputs = std::array::from_fn(|_| Tensor::default());
         let mut downs = Vec::with_capacity(N);
         for (layer, output) in layers.iter().zip(&mut outputs) {
@@ -53,7 +106,21 @@ impl GroupContext {
             };
             let mut down = Tensor::zeros(x.rows(), lora.a.rows());
             product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
-            product_nt(output, 1.0, layer.scaling, &down, &lora.b)?;
+            match layer.dora {
+                None => product_nt(output, 1.0, layer.scaling, &down, &lora.b)?,
+                Some(dora) => {
+                    let factors = dora.factors();
+                    match &dropped_input {
+                        None => scale_columns(output, &factors),
+                        Some(dropped) => {
+                            let base = linear::forward(dropped, layer.weight)?;
+                            add_rescaled(output, &base, &factors);
+                        }
+                    }
+                    let b = scaled_rows(&lora.b, &factors);
+                    product_nt(output, 1.0, layer.scaling, &down, &b)?;
+                }
+            }
             downs.push(Some(down));
         }
         Ok((outputs, downs))
@@ -73,7 +140,10 @@ impl GroupContext {
         let dropped = if adapted { self.dropped(x) } else { None };
         let lora_input = dropped.as_ref().unwrap_or(x);
         if adapted {
-            let mut keep = 0.0;
+            let base_input = match layers.iter().any(|layer| layer.dora.is_some()) {
+                true => Some(Input::new(lora_input, self.compute)?),
+                false => None,
+            };
             for (index, layer) in layers.iter().enumerate() {
                 let (Some(lora), Some(down), Some(gradient)) =
                     (layer.lora, &downs[index], gradients[index].as_mut())
@@ -81,12 +151,25 @@ impl GroupContext {
                     continue;
                 };
                 let d_output = &d_outputs[index];
+                let b = match (layer.dora, &base_input) {
+                    (Some(dora), Some(input)) => {
+                        let base = linear::forward(input, layer.weight)?;
+                        dora_gradients(layer, dora, d_output, down, &base, gradient)?;
+                        if dropped.is_some() {
+                            let d_base = rescaled(d_output, &dora.factors());
+                            linear::backward(&d_base, layer.weight, self.compute, &mut d_x)?;
+                        }
+                        &scaled_rows(&lora.b, &dora.factors())
+                    }
+                    _ => {
+                        product_tn(&mut gradient.b, 1.0, layer.scaling, d_output, down)?;
+                        &lora.b
+                    }
+                };
                 let mut d_down = Tensor::zeros(x.rows(), lora.a.rows());
-                product_nn(&mut d_down, 0.0, layer.scaling, d_output, &lora.b)?;
-                product_tn(&mut gradient.b, 1.0, layer.scaling, d_output, down)?;
+                product_nn(&mut d_down, 0.0, layer.scaling, d_output, b)?;
                 product_tn(&mut gradient.a, 1.0, 1.0, &d_down, lora_input)?;
-                product_nn(&mut d_x, keep, 1.0, &d_down, &lora.a)?;
-                keep = 1.0;
+                product_nn(&mut d_x, 1.0, 1.0, &d_down, &lora.a)?;
             }
             // The same mask as in the forward pass: values that fell out pass no gradient.
             if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
@@ -94,8 +177,54 @@ impl GroupContext {
             }
         }
         for (layer, d_output) in layers.iter().zip(d_outputs) {
-            linear::backward(d_output, layer.weight, self.compute, &mut d_x)?;
+            // With dropout, the rest of what DoRA passes back went through the mask above.
+            match layer.dora.filter(|_| dropped.is_none()) {
+                None => linear::backward(d_output, layer.weight, self.compute, &mut d_x)?,
+                Some(dora) => {
+                    let mut d_base = d_output.clone();
+                    scale_columns(&mut d_base, &dora.factors());
+                    linear::backward(&d_base, layer.weight, self.compute, &mut d_x)?;
+                }
+            }
         }
         Ok(d_x)
     }
+
+    /// The dropped activation as an input of the base, which DoRA asks for.
+    fn dora_input<'t>(
+        &self,
+        dropped: Option<&'t Tensor>,
+        layers: &[AdaptedLinear<'_>],
+    ) -> Result<Option<Input<'t>>, KernelError> {
+        let wanted = layers.iter().any(|layer| layer.dora.is_some());
+        dropped
+            .filter(|_| wanted)
+            .map(|dropped| Input::new(dropped, self.compute))
+            .transpose()
+    }
+}
+
+/// The gradients of `B` and of the magnitude.
+fn dora_gradients(
+    layer: &AdaptedLinear<'_>,
+    dora: Dora<'_>,
+    d_output: &Tensor,
+    down: &Tensor,
+    base: &Tensor,
+    gradient: &mut LoraFactors,
+) -> Result<(), KernelError> {
+    let Some(lora) = layer.lora else {
+        return Ok(());
+    };
+    let mut d_b = Tensor::zeros(lora.b.rows(), lora.b.cols());
+    product_tn(&mut d_b, 0.0, layer.scaling, d_output, down)?;
+    let update = (0..d_b.rows()).map(|out| {
+        let pairs = d_b.row(out).iter().zip(lora.b.row(out));
+        pairs.map(|(d_b, b)| d_b * b).sum()
+    });
+    let update: Vec<f32> = update.collect();
+    if let Some(magnitude) = gradient.magnitude.as_mut() {
+        dora.add_gradient(magnitude, d_output, base, &update);
+    }
+    gradient.b.add_assign(&scaled_rows(&d_b, &dora.factors()))
 }

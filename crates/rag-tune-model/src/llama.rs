@@ -11,7 +11,9 @@ use crate::block::{Block, BlockContext, Saved};
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
-use crate::lora::{Adapter, AdapterGradient, LoraDropout, Projection};
+use crate::linear::{AppliedAdapter, row_norms};
+use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place, Projection};
+use crate::lora_settings::LoraSettings;
 
 /// A Llama whose weights are frozen; block linears are 8-bit unless the config says otherwise.
 pub struct Llama {
@@ -162,6 +164,34 @@ impl Llama {
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
     }
 
+    /// An adapter that changes nothing yet: [`Adapter::new`], with DoRA's magnitudes from this base.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a weight cannot be read.
+    pub fn fresh_adapter(&self, settings: LoraSettings, seed: u64) -> Result<Adapter, ModelError> {
+        let mut adapter = Adapter::new(&self.config, settings, seed);
+        for (place, lora) in &mut adapter.layers {
+            if let Some(magnitude) = &mut lora.magnitude {
+                let norms = row_norms(self.weight(*place), None)?;
+                magnitude.data_mut().copy_from_slice(&norms);
+            }
+        }
+        Ok(adapter)
+    }
+
+    /// The frozen weight of a block's linear layer.
+    pub(crate) fn weight(&self, (layer, projection): Place) -> &Matrix {
+        &self.blocks[layer].weights[projection as usize]
+    }
+
+    /// What passes with `adapter` share until it is updated.
+    pub(crate) fn applied<'a>(
+        &self,
+        adapter: &'a Adapter,
+    ) -> Result<AppliedAdapter<'a>, ModelError> {
+        Ok(AppliedAdapter::new(adapter, |place| self.weight(place))?)
+    }
+
     pub(crate) fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
@@ -169,7 +199,7 @@ impl Llama {
     pub(crate) fn context<'a>(
         &'a self,
         positions: &'a [u32],
-        adapter: Option<&'a Adapter>,
+        adapter: Option<&'a AppliedAdapter<'a>>,
         dropout: Option<LoraDropout>,
     ) -> BlockContext<'a> {
         let heads = Heads {
@@ -218,7 +248,8 @@ impl Llama {
         positions: &[usize],
     ) -> Result<Tensor, ModelError> {
         let token_positions = sequences.positions();
-        let context = self.context(&token_positions, adapter, None);
+        let applied = adapter.map(|adapter| self.applied(adapter)).transpose()?;
+        let context = self.context(&token_positions, applied.as_ref(), None);
         let mut x = self.embedding.gather_rows(ids)?;
         for block in &self.blocks {
             x = block.forward(x, sequences, context)?.0;
@@ -238,7 +269,8 @@ impl Llama {
         gradient: &mut AdapterGradient,
     ) -> Result<f64, ModelError> {
         let positions = batch.sequences.positions();
-        let context = self.context(&positions, Some(adapter), options.dropout);
+        let applied = self.applied(adapter)?;
+        let context = self.context(&positions, Some(&applied), options.dropout);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -272,7 +304,8 @@ impl Llama {
         batch: &TrainBatch,
     ) -> Result<f64, ModelError> {
         let positions = batch.sequences.positions();
-        let context = self.context(&positions, adapter, None);
+        let applied = adapter.map(|adapter| self.applied(adapter)).transpose()?;
+        let context = self.context(&positions, applied.as_ref(), None);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         for block in &self.blocks {
             x = block.forward(x, &batch.sequences, context)?.0;
@@ -325,7 +358,8 @@ impl Llama {
         batch: &TrainBatch,
     ) -> Result<NonFinite, ModelError> {
         let positions = batch.sequences.positions();
-        let context = self.context(&positions, Some(adapter), None);
+        let applied = self.applied(adapter)?;
+        let context = self.context(&positions, Some(&applied), None);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &batch.sequences, context)?.0;

@@ -1,7 +1,7 @@
 //! LoRA: a frozen linear layer plus a learned low-rank update.
 //!
 //! `y = base(x) + scaling * (dropout(x) A^T) B^T`, `scaling = alpha / rank`
-//! (Hu et al. 2021, arXiv:2106.09685, eq. 3).
+//! (Hu et al. 2021, arXiv:2106.09685, eq. 3). DoRA adds a length for every row: `linear/dora.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,13 +97,15 @@ impl fmt::Display for Projection {
 /// Which layer of which block, in the order in which parameters are stored and updated.
 pub type Place = (usize, Projection);
 
-/// The two factors of one layer's update, or what an optimizer holds for them.
+/// The factors of one layer's update, or what an optimizer holds for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraFactors {
     /// `A`: `[rank, in]`
     pub a: Tensor,
     /// `B`: `[out, rank]`
     pub b: Tensor,
+    /// DoRA's lengths of the adapted weight's rows: `[1, out]`
+    pub magnitude: Option<Tensor>,
 }
 
 /// Which tensor of a layer's update.
@@ -114,17 +116,25 @@ pub enum Factor {
     A,
     /// `B`
     B,
+    /// DoRA's magnitude.
+    Magnitude,
 }
 
 impl LoraFactors {
     /// Its tensors, always in this order.
     pub fn tensors(&self) -> impl Iterator<Item = (Factor, &Tensor)> {
-        [(Factor::A, &self.a), (Factor::B, &self.b)].into_iter()
+        let magnitude = self.magnitude.as_ref();
+        [(Factor::A, &self.a), (Factor::B, &self.b)]
+            .into_iter()
+            .chain(magnitude.map(|magnitude| (Factor::Magnitude, magnitude)))
     }
 
     /// As [`LoraFactors::tensors`].
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = (Factor, &mut Tensor)> {
-        [(Factor::A, &mut self.a), (Factor::B, &mut self.b)].into_iter()
+        let magnitude = self.magnitude.as_mut();
+        [(Factor::A, &mut self.a), (Factor::B, &mut self.b)]
+            .into_iter()
+            .chain(magnitude.map(|magnitude| (Factor::Magnitude, magnitude)))
     }
 }
 
@@ -142,6 +152,9 @@ pub struct Adapter {
 impl Adapter {
     /// A fresh adapter: `A` Kaiming-uniform with `a = sqrt(5)` (uniform in `+-1/sqrt(in)`, PEFT's
     /// default), `B` zero, so that step 0 is exactly the base model.
+    ///
+    /// DoRA's magnitudes are the base's, which are not known here: they are left at zero, and
+    /// [`Llama::fresh_adapter`](crate::llama::Llama::fresh_adapter) fills them in.
     pub fn new(config: &LlamaConfig, settings: LoraSettings, seed: u64) -> Self {
         let mut layers = BTreeMap::new();
         let mut random = SplitMix64(seed);
@@ -153,7 +166,8 @@ impl Adapter {
                 let bound = 1.0 / (in_features as f32).sqrt();
                 let a = Tensor::from_fn(rank, in_features, |_, _| random.symmetric() * bound);
                 let b = Tensor::zeros(out_features, rank);
-                layers.insert(place, LoraFactors { a, b });
+                let magnitude = settings.use_dora.then(|| Tensor::zeros(1, out_features));
+                layers.insert(place, LoraFactors { a, b, magnitude });
             }
         }
         let scalings = layers
@@ -183,6 +197,7 @@ impl Adapter {
         let zeros = |factors: &LoraFactors| LoraFactors {
             a: zero(&factors.a),
             b: zero(&factors.b),
+            magnitude: factors.magnitude.as_ref().map(zero),
         };
         AdapterGradient {
             layers: self

@@ -21,6 +21,8 @@ pub struct LoraSettings {
     pub alpha_pattern: BTreeMap<String, f32>,
     /// `scaling = alpha / sqrt(rank)` (arXiv:2312.03732) in place of `alpha / rank`.
     pub use_rslora: bool,
+    /// DoRA (arXiv:2402.09353): every row of an adapted weight has a learned length.
+    pub use_dora: bool,
 }
 
 impl LoraSettings {
@@ -33,6 +35,7 @@ impl LoraSettings {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             use_rslora: false,
+            use_dora: false,
         }
     }
 

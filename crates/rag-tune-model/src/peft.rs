@@ -1,7 +1,7 @@
 //! Adapters on disk, in the format of Hugging Face PEFT.
 //!
 //! `adapter_model.safetensors` holds `A` `[rank, in]` and `B` `[out, rank]` of every adapted layer
-//! under PEFT's names; `adapter_config.json` holds what PEFT needs to apply them. Files of
+//! (and `[out]` magnitudes with DoRA) under PEFT's names; `adapter_config.json` holds what PEFT needs to apply them. Files of
 //! our own stand beside them, because PEFT refuses keys that it does not know.
 
 use std::collections::BTreeMap;
@@ -66,11 +66,20 @@ fn tensor_name((layer, projection): Place, factor: Factor) -> String {
     let factor = match factor {
         Factor::A => "lora_A.weight",
         Factor::B => "lora_B.weight",
+        Factor::Magnitude => "lora_magnitude_vector",
     };
     format!(
         "base_model.model.model.layers.{layer}.{}.{factor}",
         projection.path()
     )
+}
+
+/// PEFT's shape of one factor: a magnitude has one axis.
+fn stored_shape(factor: Factor, tensor: &Tensor) -> Vec<usize> {
+    match factor {
+        Factor::A | Factor::B => tensor.shape().to_vec(),
+        Factor::Magnitude => vec![tensor.cols()],
+    }
 }
 
 /// The bytes of `adapter_model.safetensors`: f32, the same bytes for the same adapter.
@@ -94,13 +103,14 @@ pub fn factors_bytes(layers: &BTreeMap<Place, LoraFactors>) -> Result<Vec<u8>, M
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
-            buffers.insert(tensor_name(*place, factor), (tensor.shape(), bytes));
+            let shape = stored_shape(factor, tensor);
+            buffers.insert(tensor_name(*place, factor), (shape, bytes));
         }
     }
     let path = Path::new(WEIGHTS_FILE);
     let mut views = BTreeMap::new();
     for (name, (shape, bytes)) in &buffers {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes);
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
         views.insert(
             name,
             view.map_err(|error| ModelError::corrupt(path, error))?,
@@ -132,7 +142,7 @@ pub fn config_text(adapter: &Adapter, base: &str, dropout: f32) -> Result<String
         bias: no_bias(),
         fan_in_fan_out: false,
         use_rslora: settings.use_rslora,
-        use_dora: false,
+        use_dora: settings.use_dora,
         modules_to_save: None,
         rank_pattern: settings.rank_pattern.clone(),
         alpha_pattern: settings.alpha_pattern.clone(),
@@ -167,6 +177,7 @@ pub fn load(folder: &Path, config: &LlamaConfig) -> Result<Adapter, ModelError> 
         rank_pattern: peft.rank_pattern,
         alpha_pattern: peft.alpha_pattern,
         use_rslora: peft.use_rslora,
+        use_dora: peft.use_dora,
     };
     let mut adapter = Adapter::new(config, settings, 0);
     let path = folder.join(WEIGHTS_FILE);
@@ -216,6 +227,7 @@ fn read_factor(
     let axes = match factor {
         Factor::A => "rank, in",
         Factor::B => "out, rank",
+        Factor::Magnitude => "out",
     };
     let Ok(view) = tensors.tensor(&name) else {
         let detail = format!("it has no tensor `{name}`");
@@ -224,8 +236,9 @@ fn read_factor(
             detail,
         });
     };
-    if view.shape() != tensor.shape() {
-        let (got, expected) = (view.shape(), tensor.shape());
+    let expected = stored_shape(factor, tensor);
+    if view.shape() != expected {
+        let got = view.shape();
         let detail = format!("`{name}` is {got:?}, expected {expected:?} ({axes})");
         return Err(ModelError::AdapterMismatch {
             path: path.to_owned(),
@@ -281,7 +294,6 @@ fn check_supported(peft: &PeftConfig, path: &Path) -> Result<(), ModelError> {
         ),
         (peft.bias != "none", format!("`bias` {}", peft.bias)),
         (peft.fan_in_fan_out, "`fan_in_fan_out`".to_owned()),
-        (peft.use_dora, "`use_dora`".to_owned()),
         (
             peft.modules_to_save.is_some(),
             "`modules_to_save`".to_owned(),

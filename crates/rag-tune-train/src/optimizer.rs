@@ -16,13 +16,37 @@ const SECOND_MOMENTS: &str = "optimizer_second_moments.safetensors";
 /// AdamW with f32 moments for every factor of an adapter.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
-    adamw: AdamW,
-    /// LoRA+ (arXiv:2402.12354): what the learning rate of `B` is multiplied by.
-    b_lr_ratio: f32,
+    groups: Groups,
     /// Running means of the gradient.
     first_moments: AdapterGradient,
     /// Running means of its square.
     second_moments: AdapterGradient,
+}
+
+/// How the factors' updates differ.
+#[derive(Debug, Clone, Copy)]
+struct Groups {
+    adamw: AdamW,
+    /// LoRA+ (arXiv:2402.12354): the learning rate of `B` and, as in PEFT, of DoRA's magnitude, over that of `A`.
+    b_lr_ratio: f32,
+}
+
+impl Groups {
+    /// The learning rate of a factor and how it is updated.
+    fn of(&self, factor: Factor, lr: f32) -> (f32, AdamW) {
+        match factor {
+            Factor::A => (lr, self.adamw),
+            Factor::B => (lr * self.b_lr_ratio, self.adamw),
+            // It starts as the length of the base's row: decay would shrink the base itself.
+            Factor::Magnitude => (
+                lr * self.b_lr_ratio,
+                AdamW {
+                    weight_decay: 0.0,
+                    ..self.adamw
+                },
+            ),
+        }
+    }
 }
 
 impl Optimizer {
@@ -36,13 +60,15 @@ impl Optimizer {
             ..
         } = *config;
         Self {
-            adamw: AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
+            groups: Groups {
+                adamw: AdamW {
+                    beta1,
+                    beta2,
+                    epsilon,
+                    weight_decay,
+                },
+                b_lr_ratio: lora.loraplus_lr_ratio,
             },
-            b_lr_ratio: lora.loraplus_lr_ratio,
             first_moments: adapter.zero_gradient(),
             second_moments: adapter.zero_gradient(),
         }
@@ -60,6 +86,7 @@ impl Optimizer {
         gradient: &AdapterGradient,
         adapter: &mut Adapter,
     ) -> Result<(), KernelError> {
+        let groups = self.groups;
         let moments = self
             .first_moments
             .layers
@@ -74,13 +101,9 @@ impl Optimizer {
             let moments = first.tensors_mut().zip(second.tensors_mut());
             let tensors = factors.tensors_mut().zip(gradient.tensors()).zip(moments);
             for (((factor, parameter), (_, gradient)), ((_, first), (_, second))) in tensors {
-                let lr = match factor {
-                    Factor::A => lr,
-                    Factor::B => lr * self.b_lr_ratio,
-                };
+                let (lr, adamw) = groups.of(factor, lr);
                 let mut state = state(parameter, first, second);
-                self.adamw
-                    .update(step as u64, lr, gradient_scale, gradient.data(), &mut state)?;
+                adamw.update(step as u64, lr, gradient_scale, gradient.data(), &mut state)?;
             }
         }
         Ok(())

@@ -25,19 +25,19 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// The start of a run of `total` steps.
-    pub(crate) fn new(request: &'a TrainRequest<'a>, total: usize) -> Self {
+    pub(crate) fn new(request: &'a TrainRequest<'a>, total: usize) -> Result<Self, TrainError> {
         let TrainRequest {
             model, lora, train, ..
         } = request;
-        let adapter = Adapter::new(model.config(), lora.settings(), request.seed);
-        Self {
+        let adapter = model.fresh_adapter(lora.settings(), request.seed)?;
+        Ok(Self {
             request,
             gradient: adapter.zero_gradient(),
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(model, train, train.tokens_per_micro_batch).keep,
             adapter,
-        }
+        })
     }
 
     /// One optimizer step; `step` counts from 1.
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
     fn non_finite_gradient(&self, step: usize, micro_batches: &[MicroBatch]) -> TrainError {
         // The backward pass runs from the last layer to the first: the last one affected began it.
         let affected = |factors: &rag_tune_model::lora::LoraFactors| {
-            !(factors.a.is_finite() && factors.b.is_finite())
+            factors.tensors().any(|(_, tensor)| !tensor.is_finite())
         };
         let place = self
             .gradient

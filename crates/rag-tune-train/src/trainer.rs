@@ -96,7 +96,7 @@ pub fn train(
     hooks: &mut Hooks<'_>,
 ) -> Result<TrainSummary, TrainError> {
     let total = request.train.total_steps(request.set.rows());
-    let mut run = Run::new(request, total);
+    let mut run = Run::new(request, total)?;
     let mut identity = Identity::of(request);
     if let Some(validation) = &hooks.validation {
         identity = identity.with_validation(validation);

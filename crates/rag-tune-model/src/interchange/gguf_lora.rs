@@ -25,6 +25,9 @@ use crate::lora::{Adapter, LoraFactors, Place, Projection};
 ///
 /// # Errors
 /// [`ModelError::NonFinite`] if a value does not fit into `dtype`.
+///
+/// The magnitudes of DoRA have no place in the format and are left out: ask
+/// [`LoraSettings::use_dora`](crate::lora_settings::LoraSettings::use_dora) first.
 pub fn bytes(
     adapter: &Adapter,
     config: &LlamaConfig,
