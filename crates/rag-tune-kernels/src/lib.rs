@@ -21,6 +21,7 @@ pub mod reference;
 pub mod rms_norm;
 pub mod rope;
 pub mod sequences;
+pub mod stored;
 pub mod swiglu;
 pub mod tensor;
 
@@ -29,4 +30,5 @@ mod cpu;
 pub use error::KernelError;
 pub use matrix::{Compute, Matrix};
 pub use sequences::Sequences;
+pub use stored::Stored;
 pub use tensor::Tensor;

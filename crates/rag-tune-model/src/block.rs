@@ -7,7 +7,9 @@
 
 use rag_tune_kernels::attention::{self, AttentionOutput, Heads, Qkv};
 use rag_tune_kernels::rope::{RopeTable, Turn};
-use rag_tune_kernels::{Compute, KernelError, Matrix, Sequences, Tensor, rms_norm, swiglu};
+use rag_tune_kernels::{
+    Compute, KernelError, Matrix, Sequences, Stored, Tensor, rms_norm, stored, swiglu,
+};
 
 use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext};
 use crate::lora::{AdapterGradient, LoraDropout, LoraFactors, Projection};
@@ -36,29 +38,64 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) dropout: Option<LoraDropout>,
 }
 
-/// What the backward pass needs: norms and the SwiGLU product are recomputed.
+/// What a pass keeps of each block for the backward pass. All give the same gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// Only the block's input; the rest is computed again.
+    BlockInput,
+    /// All but the norms and the SwiGLU product.
+    Selective,
+    /// Everything.
+    All,
+}
+
+/// What one block left for its backward pass.
+pub(crate) enum Kept {
+    BlockInput(Tensor),
+    Saved(Box<Saved>),
+}
+
+/// What the backward pass needs. `None` is computed again.
 pub(crate) struct Saved {
+    attention: AttentionSaved,
+    mlp: MlpSaved,
+}
+
+struct AttentionSaved {
     x: Tensor,
-    attention: AttentionInputs,
-    attended: AttentionOutput,
-    h: Tensor,
-    gate: Tensor,
-    up: Tensor,
+    normed: Option<Tensor>,
+    q: Stored,
+    k: Stored,
+    v: Stored,
+    qkv_downs: Downs,
+    attended: Stored,
+    /// Of attention's scores.
+    lse: Tensor,
     o_down: Downs,
+}
+
+struct MlpSaved {
+    h: Tensor,
+    normed: Option<Tensor>,
+    gate: Stored,
+    up: Stored,
     gate_up_downs: Downs,
+    product: Option<Tensor>,
     down_down: Downs,
 }
 
-/// Queries, keys and values after RoPE.
+/// Queries, keys and values after RoPE, rounded to what is stored of them.
 pub(crate) struct AttentionInputs {
     pub(crate) q: Tensor,
     pub(crate) k: Tensor,
     pub(crate) v: Tensor,
     downs: Downs,
+    /// What the projections read.
+    normed: Tensor,
 }
 
 impl AttentionInputs {
-    fn qkv(&self) -> Qkv<'_> {
+    pub(crate) fn qkv(&self) -> Qkv<'_> {
         Qkv {
             q: &self.q,
             k: &self.k,
@@ -67,11 +104,13 @@ impl AttentionInputs {
     }
 }
 
-/// What the second half of a block leaves behind, besides its output.
-struct MlpSaved {
-    gate: Tensor,
-    up: Tensor,
+/// The MLP's inner activations.
+struct MlpInner {
+    normed: Tensor,
+    gate: Stored,
+    up: Stored,
     gate_up_downs: Downs,
+    product: Tensor,
     down_down: Downs,
 }
 
@@ -120,17 +159,23 @@ impl Block {
     ) -> Result<AttentionInputs, KernelError> {
         let normed = rms_norm::forward(x, &self.attention_norm, context.eps)?;
         let group = self.group(context, Site::AttentionInput);
-        let ([mut q, mut k, v], downs) = group.forward(&normed, self.qkv_layers(context))?;
-        context
-            .rope
-            .apply(&mut q, context.positions, Turn::Forward)?;
-        context
-            .rope
-            .apply(&mut k, context.positions, Turn::Forward)?;
-        Ok(AttentionInputs { q, k, v, downs })
+        let ([mut q, mut k, mut v], downs) = group.forward(&normed, self.qkv_layers(context))?;
+        let (rope, positions) = (context.rope, context.positions);
+        rope.apply(&mut q, positions, Turn::Forward)?;
+        rope.apply(&mut k, positions, Turn::Forward)?;
+        for tensor in [&mut q, &mut k, &mut v] {
+            stored::round(tensor, context.compute);
+        }
+        Ok(AttentionInputs {
+            q,
+            k,
+            v,
+            downs,
+            normed,
+        })
     }
 
-    /// `h = x + o_proj(attended)`
+    /// `h = x + o_proj(attended)`; `attended` must be rounded to what is stored of it.
     fn add_attention(
         &self,
         mut x: Tensor,
@@ -148,91 +193,144 @@ impl Block {
         &self,
         h: &Tensor,
         context: BlockContext<'_>,
-    ) -> Result<(Tensor, MlpSaved), KernelError> {
+    ) -> Result<(Tensor, MlpInner), KernelError> {
         let normed = rms_norm::forward(h, &self.mlp_norm, context.eps)?;
         let group = self.group(context, Site::MlpInput);
-        let ([gate, up], gate_up_downs) = group.forward(&normed, self.gate_up_layers(context))?;
+        let (gate_up, gate_up_downs) = group.forward(&normed, self.gate_up_layers(context))?;
+        let [gate, up] = gate_up.map(|tensor| Stored::new(tensor, context.compute));
         let product = swiglu::forward(&gate, &up)?;
         let group = self.group(context, Site::MlpProduct);
         let ([mut y], down_down) =
             group.forward(&product, [self.adapted(context, Projection::Down)])?;
         y.add_assign(h)?;
-        Ok((
-            y,
-            MlpSaved {
-                gate,
-                up,
-                gate_up_downs,
-                down_down,
-            },
-        ))
+        let inner = MlpInner {
+            normed,
+            gate,
+            up,
+            gate_up_downs,
+            product,
+            down_down,
+        };
+        Ok((y, inner))
     }
 
-    /// The rest of the block after attention, for generation.
+    /// The rest of the block after attention, where nothing is kept.
     pub(crate) fn after_attention(
         &self,
         x: Tensor,
-        attended: &Tensor,
+        mut attended: Tensor,
         context: BlockContext<'_>,
     ) -> Result<Tensor, KernelError> {
-        let (h, _) = self.add_attention(x, attended, context)?;
+        stored::round(&mut attended, context.compute);
+        let (h, _) = self.add_attention(x, &attended, context)?;
+        drop(attended);
         Ok(self.add_mlp(&h, context)?.0)
     }
 
-    /// The whole block over packed sequences, keeping what the backward pass needs.
+    /// The whole block over packed sequences, keeping nothing.
+    pub(crate) fn output(
+        &self,
+        x: Tensor,
+        sequences: &Sequences,
+        context: BlockContext<'_>,
+    ) -> Result<Tensor, KernelError> {
+        let inputs = self.attention_inputs(&x, context)?;
+        let attended = attention::forward(inputs.qkv(), sequences, context.heads)?;
+        drop(inputs);
+        self.after_attention(x, attended.out, context)
+    }
+
+    /// The whole block over packed sequences, keeping what `keep` says.
     pub(crate) fn forward(
         &self,
         x: Tensor,
         sequences: &Sequences,
         context: BlockContext<'_>,
+        keep: Keep,
+    ) -> Result<(Tensor, Kept), KernelError> {
+        if keep == Keep::BlockInput {
+            let y = self.output(x.clone(), sequences, context)?;
+            return Ok((y, Kept::BlockInput(x)));
+        }
+        let (y, saved) = self.saving(x, sequences, context, keep)?;
+        Ok((y, Kept::Saved(Box::new(saved))))
+    }
+
+    fn saving(
+        &self,
+        x: Tensor,
+        sequences: &Sequences,
+        context: BlockContext<'_>,
+        keep: Keep,
     ) -> Result<(Tensor, Saved), KernelError> {
-        let attention = self.attention_inputs(&x, context)?;
-        let attended = attention::forward(attention.qkv(), sequences, context.heads)?;
-        let (h, o_down) = self.add_attention(x.clone(), &attended.out, context)?;
-        let (y, mlp) = self.add_mlp(&h, context)?;
-        let MlpSaved {
-            gate,
-            up,
-            gate_up_downs,
-            down_down,
-        } = mlp;
-        Ok((
-            y,
-            Saved {
-                x,
-                attention,
-                attended,
-                h,
-                gate,
-                up,
-                o_down,
-                gate_up_downs,
-                down_down,
-            },
-        ))
+        let all = |tensor: Tensor| (keep == Keep::All).then_some(tensor);
+        let stored = |tensor: Tensor| Stored::new(tensor, context.compute);
+        let inputs = self.attention_inputs(&x, context)?;
+        let AttentionOutput { mut out, lse } =
+            attention::forward(inputs.qkv(), sequences, context.heads)?;
+        stored::round(&mut out, context.compute);
+        let AttentionInputs {
+            q,
+            k,
+            v,
+            downs,
+            normed,
+        } = inputs;
+        let normed = all(normed);
+        let [q, k, v] = [q, k, v].map(stored);
+        let (h, o_down) = self.add_attention(x.clone(), &out, context)?;
+        let attention = AttentionSaved {
+            x,
+            normed,
+            q,
+            k,
+            v,
+            qkv_downs: downs,
+            attended: stored(out),
+            lse,
+            o_down,
+        };
+        let (y, inner) = self.add_mlp(&h, context)?;
+        let mlp = MlpSaved {
+            h,
+            normed: all(inner.normed),
+            gate: inner.gate,
+            up: inner.up,
+            gate_up_downs: inner.gate_up_downs,
+            product: all(inner.product),
+            down_down: inner.down_down,
+        };
+        Ok((y, Saved { attention, mlp }))
     }
 
     /// `d loss / d x` from `d loss / d y`; adapter gradients are added to `gradient`.
     pub(crate) fn backward(
         &self,
         d_y: Tensor,
-        saved: Saved,
+        kept: Kept,
         sequences: &Sequences,
         context: BlockContext<'_>,
         gradient: &mut AdapterGradient,
     ) -> Result<Tensor, KernelError> {
-        let d_h = self.mlp_backward(d_y, &saved, context, gradient)?;
-        self.attention_backward(d_h, &saved, sequences, context, gradient)
+        let Saved { attention, mlp } = match kept {
+            Kept::Saved(saved) => *saved,
+            Kept::BlockInput(x) => self.saving(x, sequences, context, Keep::Selective)?.1,
+        };
+        let d_h = self.mlp_backward(d_y, mlp, context, gradient)?;
+        self.attention_backward(d_h, attention, sequences, context, gradient)
     }
 
     fn mlp_backward(
         &self,
         d_y: Tensor,
-        saved: &Saved,
+        saved: MlpSaved,
         context: BlockContext<'_>,
         gradient: &mut AdapterGradient,
     ) -> Result<Tensor, KernelError> {
-        let product = swiglu::forward(&saved.gate, &saved.up)?;
+        let product = match saved.product {
+            Some(product) => product,
+            None => swiglu::forward(&saved.gate, &saved.up)?,
+        };
         let down = [self.adapted(context, Projection::Down)];
         let group = self.group(context, Site::MlpProduct);
         let d_y = [d_y];
@@ -240,7 +338,11 @@ impl Block {
         let d_product = group.backward(&d_y, &product, down, &saved.down_down, gradients)?;
         drop(product);
         let (d_gate, d_up) = swiglu::backward(d_product, &saved.gate, &saved.up)?;
-        let normed = rms_norm::forward(&saved.h, &self.mlp_norm, context.eps)?;
+        drop((saved.gate, saved.up));
+        let normed = match saved.normed {
+            Some(normed) => normed,
+            None => rms_norm::forward(&saved.h, &self.mlp_norm, context.eps)?,
+        };
         let group = self.group(context, Site::MlpInput);
         let gradients = self.gradients(gradient, [Projection::Gate, Projection::Up]);
         let layers = self.gate_up_layers(context);
@@ -259,7 +361,7 @@ impl Block {
     fn attention_backward(
         &self,
         d_h: Tensor,
-        saved: &Saved,
+        saved: AttentionSaved,
         sequences: &Sequences,
         context: BlockContext<'_>,
         gradient: &mut AdapterGradient,
@@ -268,29 +370,31 @@ impl Block {
         let layers = [self.adapted(context, Projection::O)];
         let gradients = self.gradients(gradient, [Projection::O]);
         let d_h = [d_h];
-        let d_attended =
-            group.backward(&d_h, &saved.attended.out, layers, &saved.o_down, gradients)?;
-        let qkv = saved.attention.qkv();
-        let mut d_qkv =
-            attention::backward(&d_attended, qkv, &saved.attended, sequences, context.heads)?;
-        context
-            .rope
-            .apply(&mut d_qkv.q, context.positions, Turn::Backward)?;
-        context
-            .rope
-            .apply(&mut d_qkv.k, context.positions, Turn::Backward)?;
-        let normed = rms_norm::forward(&saved.x, &self.attention_norm, context.eps)?;
+        let attended = AttentionOutput {
+            out: saved.attended.into_tensor(),
+            lse: saved.lse,
+        };
+        let d_attended = group.backward(&d_h, &attended.out, layers, &saved.o_down, gradients)?;
+        let [q, k, v] = [saved.q, saved.k, saved.v].map(Stored::into_tensor);
+        let qkv = Qkv {
+            q: &q,
+            k: &k,
+            v: &v,
+        };
+        let mut d_qkv = attention::backward(&d_attended, qkv, &attended, sequences, context.heads)?;
+        drop((q, k, v, attended, d_attended));
+        let (rope, positions) = (context.rope, context.positions);
+        rope.apply(&mut d_qkv.q, positions, Turn::Backward)?;
+        rope.apply(&mut d_qkv.k, positions, Turn::Backward)?;
+        let normed = match saved.normed {
+            Some(normed) => normed,
+            None => rms_norm::forward(&saved.x, &self.attention_norm, context.eps)?,
+        };
         let group = self.group(context, Site::AttentionInput);
         let gradients = self.gradients(gradient, [Projection::Q, Projection::K, Projection::V]);
         let d_outputs = [d_qkv.q, d_qkv.k, d_qkv.v];
         let layers = self.qkv_layers(context);
-        let d_normed = group.backward(
-            &d_outputs,
-            &normed,
-            layers,
-            &saved.attention.downs,
-            gradients,
-        )?;
+        let d_normed = group.backward(&d_outputs, &normed, layers, &saved.qkv_downs, gradients)?;
         let [mut d_x] = d_h;
         rms_norm::backward(
             &d_normed,

@@ -150,8 +150,16 @@ impl Checkpoint {
     /// what the file itself may be guilty of.
     pub fn tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         match &self.weights {
-            Weights::Safetensors { files, .. } => files.tensor(hf_name, shape),
-            Weights::Gguf(file) => file.tensor(hf_name, shape, &self.config),
+            Weights::Safetensors { files, .. } => {
+                let values = files.tensor(hf_name, shape);
+                files.release();
+                values
+            }
+            Weights::Gguf(file) => {
+                let values = file.tensor(hf_name, shape, &self.config);
+                file.release();
+                values
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::iter::Peekable;
 
-use rag_tune_kernels::attention::{self, KeyValues, Qkv};
+use rag_tune_kernels::attention::{self, KeyValues};
 use rag_tune_kernels::{Sequences, Tensor};
 
 use crate::error::ModelError;
@@ -170,13 +170,9 @@ impl Engine<'_> {
                     values: inputs.v.data()[range].to_vec(),
                 });
             }
-            let qkv = Qkv {
-                q: &inputs.q,
-                k: &inputs.k,
-                v: &inputs.v,
-            };
-            let attended = attention::forward(qkv, &sequences, context.heads)?;
-            x = block.after_attention(x, &attended.out, context)?;
+            let attended = attention::forward(inputs.qkv(), &sequences, context.heads)?;
+            drop(inputs);
+            x = block.after_attention(x, attended.out, context)?;
         }
         let last: Vec<usize> = sequences.ranges().map(|range| range.end - 1).collect();
         self.sample(&self.model.logits(&x, &last)?, &mut active);
@@ -211,7 +207,7 @@ impl Engine<'_> {
                 })
                 .collect();
             let attended = attention::decode(&inputs.q, &caches, context.heads)?;
-            x = block.after_attention(x, &attended, context)?;
+            x = block.after_attention(x, attended, context)?;
         }
         active.iter_mut().for_each(|active| active.position += 1);
         let all: Vec<usize> = (0..active.len()).collect();

@@ -7,7 +7,8 @@ use rag_tune_kernels::attention::Heads;
 use rag_tune_kernels::rope::RopeTable;
 use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_norm};
 
-use crate::block::{Block, BlockContext, Saved};
+pub use crate::block::Keep;
+use crate::block::{Block, BlockContext};
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
@@ -43,15 +44,6 @@ pub struct TrainBatch {
     pub targets: Vec<(usize, u32)>,
 }
 
-/// What a pass keeps of each block for the backward pass. All give the same gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// All but the norms and the SwiGLU product.
-    Selective,
-    /// Only the block's input; the rest is computed again.
-    BlockInput,
-}
-
 /// How one training pass runs.
 #[derive(Debug, Clone, Copy)]
 pub struct PassOptions {
@@ -70,11 +62,6 @@ pub struct NonFinite {
     pub layer: Option<usize>,
     /// The rows of the batch concerned.
     pub sequences: Vec<usize>,
-}
-
-enum Kept {
-    Selective(Box<Saved>),
-    BlockInput(Tensor),
 }
 
 impl Llama {
@@ -252,7 +239,7 @@ impl Llama {
         let context = self.context(&token_positions, applied.as_ref(), None);
         let mut x = self.embedding.gather_rows(ids)?;
         for block in &self.blocks {
-            x = block.forward(x, sequences, context)?.0;
+            x = block.output(x, sequences, context)?;
         }
         self.logits(&x, positions)
     }
@@ -274,22 +261,14 @@ impl Llama {
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let input = (options.keep == Keep::BlockInput).then(|| x.clone());
-            let (y, saved) = block.forward(x, &batch.sequences, context)?;
-            kept.push(match input {
-                Some(input) => Kept::BlockInput(input),
-                None => Kept::Selective(Box::new(saved)),
-            });
+            let (y, of_block) = block.forward(x, &batch.sequences, context, options.keep)?;
+            kept.push(of_block);
             x = y;
         }
         let (loss, mut d_x) = self.loss(&x, batch, options.gradient_scale)?;
         drop(x);
         for (block, kept) in self.blocks.iter().zip(kept).rev() {
-            let saved = match kept {
-                Kept::Selective(saved) => *saved,
-                Kept::BlockInput(input) => block.forward(input, &batch.sequences, context)?.1,
-            };
-            d_x = block.backward(d_x, saved, &batch.sequences, context, gradient)?;
+            d_x = block.backward(d_x, kept, &batch.sequences, context, gradient)?;
         }
         Ok(loss)
     }
@@ -308,7 +287,7 @@ impl Llama {
         let context = self.context(&positions, applied.as_ref(), None);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         for block in &self.blocks {
-            x = block.forward(x, &batch.sequences, context)?.0;
+            x = block.output(x, &batch.sequences, context)?;
         }
         let (rows, labels): (Vec<usize>, Vec<u32>) = batch.targets.iter().copied().unzip();
         let normed = self.final_norm(&x.gather_rows(&rows)?)?;
@@ -362,7 +341,7 @@ impl Llama {
         let context = self.context(&positions, Some(&applied), None);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &batch.sequences, context)?.0;
+            x = block.output(x, &batch.sequences, context)?;
             let bad = |range: &std::ops::Range<usize>| {
                 range
                     .clone()
@@ -393,18 +372,20 @@ impl Llama {
         let c = &self.config;
         let query = c.num_attention_heads * c.head_dim;
         let key_value = c.num_key_value_heads * c.head_dim;
-        let floats = match keep {
-            // x, h; q, attended, k, v, log-sum-exp; gate, up.
-            Keep::Selective => {
-                2 * c.hidden_size
-                    + 2 * query
-                    + 2 * key_value
-                    + c.num_attention_heads
-                    + 2 * c.intermediate_size
-            }
-            Keep::BlockInput => c.hidden_size,
+        let stored = match self.compute {
+            Compute::F32 => 4,
+            Compute::Bf16 => 2,
         };
-        4 * floats * c.num_hidden_layers
+        // q, attended, k, v, gate, up; x, h, log-sum-exp.
+        let selective = stored * 2 * (query + key_value + c.intermediate_size)
+            + 4 * (2 * c.hidden_size + c.num_attention_heads);
+        let of_block = match keep {
+            Keep::BlockInput => 4 * c.hidden_size,
+            Keep::Selective => selective,
+            // Both norms, and the product.
+            Keep::All => selective + 4 * (2 * c.hidden_size + c.intermediate_size),
+        };
+        of_block * c.num_hidden_layers
     }
 }
 

@@ -7,7 +7,7 @@ use rag_tune_kernels::{Sequences, Tensor};
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
-use rag_tune_model::lora::{Adapter, AdapterGradient, Projection};
+use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout, Projection};
 use rag_tune_model::lora_settings::LoraSettings;
 use rag_tune_model::peft;
 use safetensors::SafeTensors;
@@ -195,6 +195,8 @@ fn relative_error(left: &AdapterGradient, right: &AdapterGradient) -> f64 {
     difference.norm() / right.norm()
 }
 
+const KEEPS: [Keep; 3] = [Keep::All, Keep::Selective, Keep::BlockInput];
+
 #[test]
 fn loss_and_gradients_equal_pytorch() {
     for model in MODELS {
@@ -202,7 +204,7 @@ fn loss_and_gradients_equal_pytorch() {
         let llama = load(model, Quantization::None, Compute::F32);
         let adapter = peft::load(&fixtures().join(model).join("adapter"), llama.config()).unwrap();
         let expected = golden_gradient(model, &adapter);
-        for keep in [Keep::Selective, Keep::BlockInput] {
+        for keep in KEEPS {
             let (loss, gradient) = gradient(&llama, &adapter, &golden.batch(), keep);
             assert!(
                 (loss - golden.scalar("lora_loss")).abs() < 1e-5,
@@ -228,7 +230,52 @@ fn loss_and_gradients_equal_pytorch() {
             let bf16 = load(model, Quantization::None, Compute::Bf16);
             let (_, gradient) = gradient(&bf16, &adapter, &golden.batch(), Keep::Selective);
             let error = relative_error(&gradient, &expected);
-            assert!(error < 0.02, "{model} in bf16: {error}");
+            // PyTorch's own in bf16 autocast are 0.063 and 0.029 off (`scripts/check_bf16_gradients.py`).
+            assert!(error < 0.04, "{model} in bf16: {error}");
+        }
+    }
+}
+
+#[test]
+fn every_activation_policy_gives_the_same_gradients() {
+    for compute in [Compute::F32, Compute::Auto] {
+        for quantization in [Quantization::None, Quantization::Int8] {
+            let llama = load("tiny_untied", quantization, compute);
+            let golden = Golden::open(fixtures().join("tiny_untied/golden.safetensors"));
+            let settings = LoraSettings::uniform(4, 8.0, Projection::ALL);
+            let mut adapter = Adapter::new(llama.config(), settings, 7);
+            // `B` starts as zero, and `A` would get no gradient.
+            for factors in adapter.layers.values_mut() {
+                let b = factors.b.data_mut().iter_mut().enumerate();
+                b.for_each(|(at, b)| *b = 0.1 * (at as f32).sin());
+            }
+            let pass = |keep| {
+                let options = PassOptions {
+                    keep,
+                    dropout: Some(LoraDropout {
+                        probability: 0.3,
+                        seed: 1,
+                        step: 2,
+                        micro_batch: 3,
+                    }),
+                    gradient_scale: 1.0,
+                };
+                let mut gradient = adapter.zero_gradient();
+                let batch = golden.batch();
+                let loss = llama.forward_backward(&adapter, &batch, &options, &mut gradient);
+                (loss.unwrap().to_bits(), gradient)
+            };
+            let (loss, expected) = pass(Keep::All);
+            assert!(expected.norm() > 1e-3, "{}", expected.norm());
+            for keep in KEEPS {
+                // Not nearly: in every bit.
+                let (its_loss, gradient) = pass(keep);
+                assert_eq!(its_loss, loss, "{compute:?} {quantization:?} {keep:?}");
+                assert!(
+                    gradient == expected,
+                    "{compute:?} {quantization:?} {keep:?}"
+                );
+            }
         }
     }
 }

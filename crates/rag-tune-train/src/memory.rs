@@ -31,6 +31,7 @@ impl MemoryPlan {
             transient_bytes: transient_bytes(model.config(), tokens),
         };
         match config.activations {
+            Activations::All => plan(Keep::All),
             Activations::Selective => plan(Keep::Selective),
             Activations::Full => plan(Keep::BlockInput),
             Activations::Auto => {

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::buffer::Buffer;
 
+use super::convert::to_bf16;
 use super::panels::{Bf16Rows, PANEL, PackedWeights};
 
 /// Pairs of the inner dimension a block has: a panel of 64 columns is then 256 KiB.
@@ -66,22 +67,15 @@ pub(crate) fn to_bf16_rows(
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
 fn convert_row(from: &[f32], scales: Option<&[f32]>, to: &mut [bf16]) {
-    // Round to nearest even; NaN stays NaN because its payload keeps a high bit set.
-    let round = |value: f32| {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-        let nan = (bits >> 16) | 0x40;
-        bf16::from_bits(if value.is_nan() { nan } else { rounded } as u16)
-    };
     match scales {
         Some(scales) => {
             for ((to, from), scale) in to.iter_mut().zip(from).zip(scales) {
-                *to = round(from * scale);
+                *to = to_bf16(from * scale);
             }
         }
         None => {
             for (to, from) in to.iter_mut().zip(from) {
-                *to = round(*from);
+                *to = to_bf16(*from);
             }
         }
     }

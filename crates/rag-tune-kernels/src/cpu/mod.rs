@@ -2,6 +2,7 @@
 
 pub(crate) mod adamw;
 pub(crate) mod attention;
+pub(crate) mod convert;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
 mod exp;

@@ -105,6 +105,11 @@ impl GgufFile {
             })
     }
 
+    /// See [`MappedFile::release`].
+    pub fn release(&self) {
+        self.file.release();
+    }
+
     /// Every tensor, ordered by name.
     pub fn stored_tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
         let mut infos: Vec<_> = self.content.tensor_infos.iter().collect();

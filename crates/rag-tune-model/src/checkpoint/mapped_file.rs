@@ -35,4 +35,18 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// Gives back the memory of the pages that were read; read again, they come back from the file.
+    ///
+    /// Otherwise the whole file counts as this program's memory once its tensors were loaded.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        {
+            use memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written, so its pages hold nothing that the file does not.
+            let advised = unsafe { self.bytes.unchecked_advise(DontNeed) };
+            // Advice that is not taken costs memory, nothing else.
+            drop(advised);
+        }
+    }
 }

@@ -141,6 +141,11 @@ impl SafetensorsFiles {
         }
     }
 
+    /// See [`MappedFile::release`].
+    pub fn release(&self) {
+        self.files.iter().for_each(MappedFile::release);
+    }
+
     /// Every tensor, ordered by name.
     pub fn stored_tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
         self.tensors.iter().map(|(name, location)| StoredTensor {

@@ -47,8 +47,9 @@ pub struct TrainConfig {
     pub beta2: f32,
     /// AdamW's denominator offset.
     pub epsilon: f32,
-    /// What is kept for the backward pass: `selective`, `full` (block inputs only: least memory, a
-    /// third more time), or `auto` (`selective` if it fits). All give the same gradients.
+    /// What is kept for the backward pass: `all`, `selective` (norms and the SwiGLU product are computed again),
+    /// `full` (block inputs only: least memory, a third more time), or `auto` (the first of them that fits into
+    /// memory). All give the same gradients.
     pub activations: Activations,
 }
 
@@ -211,9 +212,11 @@ pub enum LossOn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
-    /// `selective`, or `full` where that would not fit into memory.
+    /// `all`, `selective` or `full`: the first that fits into memory.
     Auto,
-    /// Recompute the norms and the SwiGLU product: about three quarters of the memory of keeping all.
+    /// Keep everything.
+    All,
+    /// Recompute the norms and the SwiGLU product: little more than half of the memory of keeping all.
     Selective,
     /// Keep only each block's input and recompute the rest: least memory, a third more time.
     Full,
