@@ -54,7 +54,9 @@ impl StepLines {
         let path = folder.join(name);
         let mut kept = String::new();
         if first > 1 && path.exists() {
-            let text = fs::read_to_string(&path).map_err(TrainError::read(&path))?;
+            // A crash may leave anything at the end, even what is no text; such a line is dropped.
+            let bytes = fs::read(&path).map_err(TrainError::read(&path))?;
+            let text = String::from_utf8_lossy(&bytes);
             let lines = text.lines().filter(|line| {
                 serde_json::from_str::<Line>(line).is_ok_and(|line| line.step < first)
             });
