@@ -8,6 +8,9 @@ use tempfile::NamedTempFile;
 
 use crate::AugmentError;
 
+/// How the names of temporary files begin.
+const TEMPORARY: &str = ".rag-tune-";
+
 /// A file written under a temporary name; it gets its own name by [`PendingFile::commit`], and is
 /// removed if that never happens.
 pub(crate) struct PendingFile {
@@ -60,6 +63,22 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Removes the temporary files that killed processes have left in `folder`, which nobody else may be
+/// writing to.
+///
+/// # Errors
+/// When the folder cannot be read or a file not removed.
+pub fn remove_leftovers(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_temporary = entry.file_name().to_string_lossy().starts_with(TEMPORARY);
+        if is_temporary && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes `value` as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), AugmentError> {
     let text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
@@ -78,7 +97,7 @@ fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
     let folder = folder.unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     with_usual_permissions(&mut tempfile::Builder::new())
-        .prefix(".rag-tune-")
+        .prefix(TEMPORARY)
         .tempfile_in(folder)
 }
 
@@ -114,6 +133,17 @@ mod tests {
 
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn leftovers_go_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".rag-tune-aB3", "rows.jsonl", ".other"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        remove_leftovers(folder.path()).unwrap();
+        assert!(!folder.path().join(".rag-tune-aB3").exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -26,6 +26,30 @@ impl InputError {
     }
 }
 
+/// A command that a signal has ended early, with all that it had done on the disk: no mistake, but
+/// not done either.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Interrupted {
+    message: String,
+    exit_code: u8,
+}
+
+impl Interrupted {
+    /// What to tell, and the exit code: 128 and the signal's number.
+    pub fn new(message: impl Into<String>, exit_code: u8) -> Self {
+        Self {
+            message: message.into(),
+            exit_code,
+        }
+    }
+
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
 /// The text for stderr: the error, its causes one a line, and the hint of the outermost error that has one.
 pub fn render(error: &anyhow::Error) -> String {
     let mut causes = error.chain().map(ToString::to_string);

@@ -1,6 +1,7 @@
 //! The `rag-tune` command line: one file per command under `commands/`.
 //!
-//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the input is wrong, 2 our fault.
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the input is wrong, 2 our fault;
+//! 128 and the signal's number where a signal has ended a training early.
 
 mod augmentation;
 mod base_model;
@@ -21,8 +22,10 @@ mod output;
 mod public_name;
 mod reproduce;
 mod run_folder;
+mod run_lock;
 mod sample;
 mod scoring;
+mod stop_signals;
 mod synthetic;
 mod training_record;
 mod validation;
@@ -34,6 +37,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::commands::Command;
+use crate::error::Interrupted;
 use crate::output::Output;
 
 #[global_allocator]
@@ -83,6 +87,12 @@ fn verdict(outcome: std::thread::Result<anyhow::Result<()>>) -> u8 {
     match outcome {
         Ok(Ok(())) => DONE,
         Ok(Err(error)) if is_closed_stdout(&error) => DONE,
+        Ok(Err(error)) if error.is::<Interrupted>() => {
+            output::talk(&error.to_string());
+            error
+                .downcast_ref::<Interrupted>()
+                .map_or(DONE, Interrupted::exit_code)
+        }
         Ok(Err(error)) => {
             output::talk(&error::render(&error));
             INPUT_IS_WRONG
@@ -128,6 +138,12 @@ mod tests {
             verdict(panic::catch_unwind(|| panic!("a broken invariant"))),
             2
         );
+    }
+
+    #[test]
+    fn a_signal_has_the_exit_code_that_shells_give_it() {
+        let interrupted = Interrupted::new("stopped by SIGTERM", 143);
+        assert_eq!(verdict(Ok(Err(interrupted.into()))), 143);
     }
 
     #[test]

@@ -113,6 +113,11 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
+    /// There while a run trains, and after one was killed.
+    pub fn lock(&self) -> PathBuf {
+        self.path.join(".training.lock")
+    }
+
     /// The prompts that the run learns from and is scored on.
     pub fn augmented(&self) -> PathBuf {
         self.path.join("augmented")
@@ -151,6 +156,11 @@ impl RunFolder {
             removed.with_context(|| format!("cannot remove `{}`", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Whether a training has begun here, be it that it was killed before it wrote anything else.
+    pub fn has_begun(&self) -> bool {
+        self.config().is_file() || self.lock().is_file()
     }
 
     /// Whether training has begun and can be resumed.

@@ -14,6 +14,7 @@ use rag_tune_train::memory::available_bytes;
 use super::{HubArgs, Overrides};
 use crate::config::Override;
 use crate::error::InputError;
+use crate::files;
 use crate::output::Output;
 use crate::reproduce::cell::{Prompts, Step, Task};
 use crate::reproduce::children::Children;
@@ -222,18 +223,11 @@ fn cores() -> usize {
 
 /// Keeps a second call out of the folder, for as long as this one and the steps that it started live.
 fn lock(folder: &Folder) -> anyhow::Result<File> {
-    let path = folder.lock();
-    let open = || -> std::io::Result<File> {
-        std::fs::create_dir_all(path.parent().expect("the lock lies in a folder"))?;
-        File::options().create(true).append(true).open(&path)
-    };
-    let file = open().with_context(|| format!("cannot write `{}`", path.display()))?;
-    if file.try_lock().is_err() {
+    files::lock(&folder.lock())?.ok_or_else(|| {
         let message = format!("`{}` is in use", folder.path().display());
         let hint = "another `rag-tune reproduce`, or a step that outlived one, works there: let it end, or stop it";
-        return Err(InputError::new(message, hint).into());
-    }
-    Ok(file)
+        InputError::new(message, hint).into()
+    })
 }
 
 /// Set by Ctrl-C and its like.

@@ -1,10 +1,10 @@
 //! `rag-tune train`: augment if needed, then train a LoRA adapter.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Args;
+use rag_tune_augment::atomic_file::remove_leftovers;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::event::Event;
@@ -16,12 +16,14 @@ use crate::augmentation::Augmentation;
 use crate::base_model::{BaseRecord, FoundModel};
 use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
 use crate::encoding::training_set;
-use crate::error::InputError;
+use crate::error::{InputError, Interrupted};
 use crate::files::write_atomically;
 use crate::model_card;
 use crate::output::{Output, Progress};
 use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
+use crate::run_lock::RunLock;
+use crate::stop_signals::StopSignals;
 use crate::synthetic;
 use crate::training_record::TrainingRecord;
 use crate::validation::Prepared;
@@ -33,7 +35,11 @@ use crate::validation::Prepared;
 /// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, and a model card.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3"
+    after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3\n\n\
+    Exit codes:\n  0    the run is finished\n  1    the input is wrong, or a file cannot be read or written\n  \
+    130  SIGINT (Ctrl-C) has stopped it: the step in hand was finished and a checkpoint written\n  \
+    143  SIGTERM has, likewise\n\
+    After 130 and 143 --resume goes on. A second Ctrl-C ends at once; then the last checkpoint counts."
 )]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -41,7 +47,7 @@ pub struct TrainArgs {
     /// Run folder; stands for --set output
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on from the last checkpoint in the run folder
+    /// Go on from the last whole checkpoint in the run folder, to the same bytes as without the break
     #[arg(long)]
     resume: bool,
     /// Replace the run that is in the folder, its scores included
@@ -63,14 +69,22 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let resolved = args.config.load(&flags.collect::<Vec<_>>())?;
     let config = &resolved.run;
     let run = RunFolder::new(&config.output);
-    args.check_folder(&run)?;
+    let start = args.start(&run)?;
 
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
+    let _lock = RunLock::take(&run)?;
+    remove_leftovers(run.path()).context("cannot tidy up after a killed run")?;
+    if args.resume && start == Start::Afresh {
+        let path = run.path().display();
+        out.note(&format!(
+            "`{path}` has no checkpoint yet: the run begins at step 1"
+        ));
+    }
     let augmented = args.augmented.clone().unwrap_or_else(|| run.augmented());
     let (set, prepared) = training_rows(config, &augmented, &found, &hub, out)?;
     let model = found.load(&config.model, out)?;
-    if !args.resume {
+    if start == Start::Afresh {
         begin(&run, &resolved, &augmented, &found)?;
         let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
         TrainingRecord::new(set.rows(), synthetic).save(&run)?;
@@ -84,22 +98,21 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
         train: &config.train,
         seed: config.seed,
         out: run.path(),
-        start: if args.resume {
-            Start::Resume
-        } else {
-            Start::Afresh
-        },
+        start,
     };
     let mut judge = match prepared {
         Some(prepared) => Some(prepared.judge(config, &model, &found.tokenizer, out)?),
         None => None,
     };
+    let steps = config.train.total_steps(set.rows());
+    // Not before: until here there is nothing to save, and a signal ends the program at once.
+    let signals = StopSignals::listen()?;
     let progress = out.progress();
-    progress.start("training", config.train.total_steps(set.rows()) as u64);
+    progress.start("training", steps as u64);
     let mut observe = |event: Event<'_>| show(&progress, out, event);
     let mut hooks = Hooks {
         observe: &mut observe,
-        stop: &AtomicBool::new(false),
+        stop: signals.flag(),
         validation: judge.as_mut().map(|judge| Validation {
             config: &config.validation,
             judge: &mut **judge,
@@ -109,6 +122,15 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     progress.finish();
     drop(judge);
     let summary = summary.context("cannot train")?;
+    if summary.ending == Ending::Stopped {
+        let (signal, exit_code) = signals.received();
+        let again = if args.resume { "" } else { " with --resume" };
+        let message = format!(
+            "stopped by {signal} after step {} of {steps}, with a checkpoint; the same command{again} goes on",
+            summary.steps
+        );
+        return Err(Interrupted::new(message, exit_code).into());
+    }
     model_card::refresh(&run)?;
     out.note(&in_words(&summary));
     out.data(&format!("{}\n", run.path().display()))?;
@@ -144,30 +166,38 @@ fn training_rows(
 }
 
 impl TrainArgs {
-    /// A run that took hours is not replaced by a slip.
-    fn check_folder(&self, run: &RunFolder) -> anyhow::Result<()> {
+    /// Where the run in the folder begins. One that took hours is not replaced by a slip.
+    fn start(&self, run: &RunFolder) -> anyhow::Result<Start> {
         let path = run.path().display();
         let refuse = |message: String, hint: &str| Err(InputError::new(message, hint).into());
         if self.force {
-            return Ok(());
+            return Ok(Start::Afresh);
+        }
+        if run.is_finished() && self.resume {
+            return refuse(
+                format!("`{path}` holds a finished run: there is nothing to resume"),
+                "`rag-tune eval` scores it; a run with more steps is another run: --out DIR trains it \
+                 into another folder, --force in place of this one",
+            );
         }
         if run.is_finished() {
-            let message = format!("`{path}` holds a finished run");
             return refuse(
-                message,
+                format!("`{path}` holds a finished run"),
                 "--force replaces it; --out DIR trains into another folder",
             );
         }
         match (run.has_checkpoints(), self.resume) {
+            (true, true) => Ok(Start::Resume),
             (true, false) => refuse(
                 format!("`{path}` holds an unfinished run"),
                 "--resume goes on from its last checkpoint; --force begins again",
             ),
-            (false, true) => refuse(
-                format!("`{path}` holds no checkpoint to resume from"),
+            (false, true) if !run.has_begun() => refuse(
+                format!("`{path}` holds no run to resume"),
                 "leave --resume out to begin the run",
             ),
-            _ => Ok(()),
+            // Killed before its first checkpoint, it loses nothing by beginning again.
+            (false, _) => Ok(Start::Afresh),
         }
     }
 }
@@ -194,6 +224,11 @@ fn begin(
 
 fn show(progress: &Progress, out: &Output, event: Event<'_>) {
     match event {
+        Event::Resumed { step } => out.note(&format!("going on after step {step}")),
+        Event::CheckpointRefused { path, reason } => out.note(&format!(
+            "checkpoint `{}` is not used: {reason}",
+            path.display()
+        )),
         Event::Step(record) => {
             progress.move_to(record.step as u64);
             progress.say(&format!(
