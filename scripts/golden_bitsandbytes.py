@@ -1,13 +1,16 @@
-"""Makes tests/fixtures/golden/bitsandbytes.safetensors: NF4, 8-bit blocks and AdamW8bit of bitsandbytes.
+"""Makes golden numbers of bitsandbytes for tests/fixtures/golden/: NF4, 8-bit blocks, AdamW8bit.
 
-usage: golden_bitsandbytes.py tiny OUT_DIR              bytes of made-up weights, and some steps of AdamW8bit
-       golden_bitsandbytes.py smollm2 BASE_DIR OUT_DIR  SHA-256 of every block linear's bytes (BASE_DIR: see dequantize_gguf.py)
+usage: golden_bitsandbytes.py tiny OUT_DIR              bytes of made-up weights, some steps of AdamW8bit, and logits of the
+                                                        tiny models that golden_llama.py left in OUT_DIR, in NF4
+       golden_bitsandbytes.py smollm2 BASE_DIR OUT_DIR  SHA-256 of every block linear's bytes, and logits for the prompts of
+                                                        OUT_DIR/smollm2.json (BASE_DIR: see dequantize_gguf.py)
 
 Needs scripts/python-env.sh and bitsandbytes 0.50.2 (pip install --no-deps bitsandbytes==0.50.2). Runs on the CPU.
 
 The CPU library of this version finds 8-bit codes through a table of 65,536 places in [-1, 1], which sends every second moment
-below 1/131,072 of its block's maximum to zero. Its GPU kernels, earlier versions, and its own portable implementation
-(bitsandbytes/backends/default/ops.py) take the nearest code. Everything here runs on that portable implementation.
+below 1/131,072 of its block's maximum to zero, and it dequantises NF4 weights whose rows are shorter than a block with the
+scales of other blocks. Its portable implementation (bitsandbytes/backends/default/ops.py) takes the nearest code and the
+right scale. Everything here runs on that portable implementation.
 """
 
 import argparse
@@ -21,18 +24,20 @@ import bitsandbytes._ops
 import bitsandbytes.backends.default.ops
 import bitsandbytes.functional as bnb
 import torch
+from golden_llama import all_logits, position_record
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TINY_MODELS = ["tiny_tied", "tiny_untied"]
 MEAN_LENGTHS = [1, 5, 31, 32, 33, 100, 2400, 13824, 32767, 262144]
 OPTIMIZER_STEPS = 4
 LARGEST_DEQUANTIZED = 3000
 LIBRARY = torch.library.Library("bitsandbytes", "IMPL")
 
 
-def use_portable_blockwise() -> None:
-    """Puts bitsandbytes' portable `quantize_blockwise` in the place of its CPU library's."""
+def use_portable_operations() -> None:
+    """Puts bitsandbytes' portable operations in the place of its CPU library's."""
     implementations = {}
 
     def collect(name: str, _device: str):
@@ -46,7 +51,8 @@ def use_portable_blockwise() -> None:
     bitsandbytes._ops.register_kernel = collect
     importlib.reload(bitsandbytes.backends.default.ops)
     bitsandbytes._ops.register_kernel = original
-    LIBRARY.impl("quantize_blockwise", implementations["bitsandbytes::quantize_blockwise"], "CPU")
+    for name in ("quantize_blockwise", "dequantize_blockwise", "dequantize_4bit"):
+        LIBRARY.impl(name, implementations[f"bitsandbytes::{name}"], "CPU")
 
 
 def weights() -> dict[str, Tensor]:
@@ -147,28 +153,59 @@ def optimizer() -> dict[str, Tensor]:
     return result
 
 
+def load(folder: Path) -> LlamaForCausalLM:
+    """A Llama in f32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def quantize_model(model: LlamaForCausalLM) -> dict[str, str]:
+    """Replaces the block linears by what NF4 leaves of them, embeddings and lm_head by what bf16 does.
+
+    Returns SHA-256 of each linear's codes, quantised absmax, nested absmax and offset.
+    """
+    digests = {}
+    for name, module in model.model.named_modules():
+        if isinstance(module, nn.Linear):
+            packed, state = bnb.quantize_4bit(module.weight, quant_type="nf4", compress_statistics=True)
+            parts = [packed, state.absmax, state.state2.absmax, state.offset]
+            data = b"".join(part.numpy().tobytes() for part in parts)
+            digests[f"model.{name}.weight"] = hashlib.sha256(data).hexdigest()
+            module.weight.copy_(bnb.dequantize_4bit(packed, state).reshape(module.weight.shape))
+    for weight in {model.model.embed_tokens.weight, model.lm_head.weight}:
+        weight.copy_(weight.to(torch.bfloat16))
+    return digests
+
+
 def write_tiny(out: Path) -> None:
-    """bitsandbytes.safetensors"""
+    """bitsandbytes.safetensors, and nf4_logits.safetensors beside each tiny model."""
     golden = blockwise() | means() | optimizer()
     for name, weight in weights().items():
         golden |= quantized(name, weight)
     path = out / "bitsandbytes.safetensors"
     save_file({name: tensor.contiguous().clone() for name, tensor in golden.items()}, path)
     print(f"{path}: {len(golden)} tensors, {path.stat().st_size} bytes")
+    for name in TINY_MODELS:
+        model = load(out / name)
+        quantize_model(model)
+        given = load_file(out / name / "golden.safetensors")
+        with torch.no_grad():
+            logits = all_logits(model, [given["ids.0"], given["ids.1"]])
+        tensors = {f"nf4_logits.{i}": tensor.contiguous() for i, tensor in enumerate(logits)}
+        save_file(tensors, out / name / "nf4_logits.safetensors")
 
 
 def write_smollm2(base: Path, out: Path) -> None:
-    """smollm2_nf4.json: for each block linear, SHA-256 of codes, quantised absmax, nested absmax and offset."""
-    tensors = load_file(base / "model.safetensors")
-    digests = {}
-    for name in sorted(tensors):
-        if any(f".{projection}.weight" in name for projection in PROJECTIONS):
-            packed, state = bnb.quantize_4bit(tensors[name].float(), quant_type="nf4", compress_statistics=True)
-            parts = [packed, state.absmax, state.state2.absmax, state.offset]
-            data = b"".join(part.numpy().tobytes() for part in parts)
-            digests[name] = hashlib.sha256(data).hexdigest()
+    """smollm2_nf4.json"""
+    model = load(base)
+    digests = quantize_model(model)
+    logits = {}
+    for prompt in json.loads((out / "smollm2.json").read_text()):
+        with torch.no_grad():
+            values = model(input_ids=torch.tensor([prompt["ids"]])).logits[0]
+        logits[prompt["name"]] = [position_record(values[-2]), position_record(values[-1])]
     path = out / "smollm2_nf4.json"
-    path.write_text(json.dumps(digests, indent=1) + "\n")
+    path.write_text(json.dumps({"logits": logits, "sha256": digests}) + "\n")
     print(f"{path}: {len(digests)} weights")
 
 
@@ -183,7 +220,7 @@ def main() -> None:
     args = parser.parse_args()
     # The mean of more than 32,768 values depends on the number of PyTorch's threads.
     torch.set_num_threads(1)
-    use_portable_blockwise()
+    use_portable_operations()
     if args.command == "tiny":
         write_tiny(args.out)
     else:

@@ -18,8 +18,10 @@ pub(crate) use hugging_face::{from_config_json, token_ids};
 pub struct ModelConfig {
     /// The base model: a hub id, a folder, or a .gguf file.
     pub base: String,
-    /// How the block linears are held in memory: `int8` or `none`.
+    /// How the block linears are held in memory: `int8` (1 byte a weight), `nf4` (half a byte: QLoRA) or `none`.
     pub quantization: Quantization,
+    /// `nf4`: whether the scales of the weights are quantised too, to 8 bits.
+    pub double_quantization: bool,
     /// Where the model runs: `auto` or `cpu`.
     pub device: Device,
     /// Arithmetic of the blocks: `auto`, `f32` or `bf16`.
@@ -31,6 +33,7 @@ impl Default for ModelConfig {
         Self {
             base: "codellama/CodeLlama-7b-hf".to_owned(),
             quantization: Quantization::Int8,
+            double_quantization: true,
             device: Device::Auto,
             compute: Compute::Auto,
         }
@@ -57,6 +60,8 @@ pub enum Quantization {
     /// As int8 codes with one scale per output row (row-wise absmax).
     #[default]
     Int8,
+    /// As 4-bit NormalFloat codes with one scale for 64 weights, as bitsandbytes makes them.
+    Nf4,
 }
 
 /// Where the model runs.

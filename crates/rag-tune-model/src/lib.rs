@@ -1,4 +1,4 @@
-//! Llama-family models: checkpoint, 8-bit weights, forward, backward, generation.
+//! Llama-family models: checkpoint, 8-bit or 4-bit weights, forward, backward, generation.
 
 mod block;
 pub mod checkpoint;
@@ -9,6 +9,7 @@ mod gguf_metadata;
 pub mod interchange;
 mod linear;
 pub mod llama;
+mod loader;
 pub mod lora;
 pub mod lora_settings;
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use half::bf16;
 use rag_tune_kernels::attention::Heads;
 use rag_tune_kernels::rope::RopeTable;
 use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_norm};
@@ -10,10 +9,11 @@ use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_no
 pub use crate::block::Keep;
 use crate::block::{Block, BlockContext};
 use crate::checkpoint::Checkpoint;
-use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
+use crate::config::{LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
 use crate::linear::{AppliedAdapter, row_norms};
-use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place, Projection};
+use crate::loader::Loader;
+use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place};
 use crate::lora_settings::LoraSettings;
 
 /// A Llama whose weights are frozen; block linears are 8-bit unless the config says otherwise.
@@ -21,6 +21,7 @@ pub struct Llama {
     pub(crate) config: LlamaConfig,
     pub(crate) compute: Compute,
     quantization: Quantization,
+    double_quantization: bool,
     /// `[vocab, hidden]`
     pub(crate) embedding: Matrix,
     pub(crate) blocks: Vec<Block>,
@@ -77,12 +78,7 @@ impl Llama {
         config: &ModelConfig,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ModelError> {
-        let compute = resolve_compute(config.compute)?;
-        let loader = Loader {
-            checkpoint,
-            quantization: config.quantization,
-            compute,
-        };
+        let loader = Loader::new(checkpoint, config)?;
         let llama = checkpoint.config().clone();
         let layers = llama.num_hidden_layers;
         let vocab_shape = [llama.vocab_size, llama.hidden_size];
@@ -98,8 +94,9 @@ impl Llama {
             false => Some(loader.wide("lm_head.weight", vocab_shape)?),
         };
         Ok(Self {
-            compute,
+            compute: loader.compute(),
             quantization: config.quantization,
+            double_quantization: config.double_quantization,
             embedding,
             blocks,
             final_norm: loader.values("model.norm.weight", &[llama.hidden_size])?,
@@ -133,6 +130,11 @@ impl Llama {
     /// How the weights of the blocks are held.
     pub fn quantization(&self) -> Quantization {
         self.quantization
+    }
+
+    /// Whether the scales of NF4 weights are quantised too.
+    pub fn double_quantization(&self) -> bool {
+        self.double_quantization
     }
 
     /// Identity of the checkpoint.
@@ -386,77 +388,5 @@ impl Llama {
             Keep::All => selective + 4 * (2 * c.hidden_size + c.intermediate_size),
         };
         of_block * c.num_hidden_layers
-    }
-}
-
-/// The compute that `auto` stands for, or an error where this machine cannot do what was asked for.
-fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
-    match wanted {
-        config::Compute::F32 => Ok(Compute::F32),
-        config::Compute::Auto if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
-        config::Compute::Auto => Ok(Compute::F32),
-        config::Compute::Bf16 if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
-        config::Compute::Bf16 => Err(ModelError::ComputeUnsupported { compute: "bf16" }),
-    }
-}
-
-/// Reads tensors in the form in which the model holds them.
-struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
-    quantization: Quantization,
-    compute: Compute,
-}
-
-impl Loader<'_> {
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let values = self.checkpoint.tensor(name, shape)?;
-        let count = values.iter().filter(|value| !value.is_finite()).count();
-        if count > 0 {
-            let what = format!("`{name}` in `{}`", self.checkpoint.path().display());
-            return Err(ModelError::NonFinite { what, count });
-        }
-        Ok(values)
-    }
-
-    /// A block linear.
-    fn linear(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
-        let values = self.values(name, &[out, inner])?;
-        Ok(match (self.quantization, self.compute) {
-            (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,
-            (Quantization::None, Compute::Bf16) => Matrix::bf16(out, inner, &values)?,
-            (Quantization::None, Compute::F32) => Matrix::f32(out, inner, values)?,
-        })
-    }
-
-    /// Embedding or head: 16-bit beside 8-bit block linears.
-    fn wide(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
-        let mut values = self.values(name, &[out, inner])?;
-        if self.compute == Compute::Bf16 {
-            return Ok(Matrix::bf16(out, inner, &values)?);
-        }
-        if self.quantization == Quantization::Int8 {
-            values
-                .iter_mut()
-                .for_each(|value| *value = bf16::from_f32(*value).to_f32());
-        }
-        Ok(Matrix::f32(out, inner, values)?)
-    }
-
-    fn block(&self, layer: usize, config: &LlamaConfig) -> Result<Block, ModelError> {
-        let name = |rest: &str| format!("model.layers.{layer}.{rest}.weight");
-        let hidden = [config.hidden_size];
-        let mut weights = Vec::with_capacity(Projection::ALL.len());
-        for projection in Projection::ALL {
-            weights.push(self.linear(&name(&projection.path()), projection.shape(config))?);
-        }
-        let Ok(weights) = weights.try_into() else {
-            unreachable!("one weight a projection")
-        };
-        Ok(Block {
-            layer,
-            attention_norm: self.values(&name("input_layernorm"), &hidden)?,
-            mlp_norm: self.values(&name("post_attention_layernorm"), &hidden)?,
-            weights,
-        })
     }
 }

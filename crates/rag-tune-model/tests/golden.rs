@@ -109,7 +109,18 @@ fn max_error(left: &Tensor, right: &Tensor) -> f32 {
 
 /// Packed logits of both sequences against the golden ones of each alone.
 fn logits_error(llama: &Llama, adapter: Option<&Adapter>, golden: &Golden, name: &str) -> f32 {
-    let batch = golden.batch();
+    logits_error_from(llama, adapter, golden, golden, name)
+}
+
+/// As [`logits_error`], with the golden logits in another file than the ids.
+fn logits_error_from(
+    llama: &Llama,
+    adapter: Option<&Adapter>,
+    given: &Golden,
+    golden: &Golden,
+    name: &str,
+) -> f32 {
+    let batch = given.batch();
     let all: Vec<usize> = (0..batch.ids.len()).collect();
     let logits = llama
         .logits_at(adapter, &batch.ids, &batch.sequences, &all)
@@ -144,6 +155,26 @@ fn logits_equal_pytorch() {
             let bf16 = load(model, Quantization::Int8, Compute::Bf16);
             let error = logits_error(&bf16, None, &golden, "int8_logits");
             assert!(error < 0.1, "{model} int8 in bf16: {error}");
+        }
+    }
+}
+
+#[test]
+fn nf4_logits_equal_those_of_bitsandbytes() {
+    for model in MODELS {
+        let folder = fixtures().join(model);
+        let given = Golden::open(folder.join("golden.safetensors"));
+        let golden = Golden::open(folder.join("nf4_logits.safetensors"));
+        let error = |compute| {
+            let llama = load(model, Quantization::Nf4, compute);
+            logits_error_from(&llama, None, &given, &golden, "nf4_logits")
+        };
+        let exact = error(Compute::F32);
+        assert!(exact < 2e-5, "{model}: {exact}");
+        if rag_tune_kernels::Compute::Bf16.is_supported() {
+            let bf16 = error(Compute::Bf16);
+            // Here the weights are rounded to bf16 too, which 8-bit codes are not.
+            assert!(bf16 < 0.2, "{model} in bf16: {bf16}");
         }
     }
 }
@@ -239,7 +270,7 @@ fn loss_and_gradients_equal_pytorch() {
 #[test]
 fn every_activation_policy_gives_the_same_gradients() {
     for compute in [Compute::F32, Compute::Auto] {
-        for quantization in [Quantization::None, Quantization::Int8] {
+        for quantization in [Quantization::None, Quantization::Int8, Quantization::Nf4] {
             let llama = load("tiny_untied", quantization, compute);
             let golden = Golden::open(fixtures().join("tiny_untied/golden.safetensors"));
             let settings = LoraSettings::uniform(4, 8.0, Projection::ALL);

@@ -3,14 +3,18 @@
 //!
 //! Needs `RAG_TUNE_MIRROR` with the model's GGUF; scripts/fetch-models.sh fills one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rag_tune_kernels::Sequences;
+use rag_tune_kernels::nf4::{Nf4, Scales};
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::generate::{GenerateOptions, generate};
 use rag_tune_model::llama::Llama;
+use rag_tune_model::lora::Projection;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 /// Logits of one position.
 #[derive(Deserialize)]
@@ -59,9 +63,13 @@ fn prompts() -> Vec<Prompt> {
 }
 
 /// The largest difference from the golden logits, over all prompts.
-fn error(llama: &Llama, golden: impl Fn(&Prompt) -> &[Position]) -> f32 {
+fn error<'a>(
+    llama: &Llama,
+    prompts: &'a [Prompt],
+    golden: impl Fn(&'a Prompt) -> &'a [Position],
+) -> f32 {
     let mut largest = 0.0_f32;
-    for prompt in &prompts() {
+    for prompt in prompts {
         let count = prompt.ids.len();
         let sequences = Sequences::from_lengths(&[count]).unwrap();
         let logits = llama
@@ -86,7 +94,8 @@ fn logits_equal_pytorch() {
         return;
     };
     let tokenizer = checkpoint.tokenizer().unwrap();
-    for prompt in &prompts() {
+    let prompts = prompts();
+    for prompt in &prompts {
         assert_eq!(
             tokenizer.encode(&prompt.text).unwrap(),
             prompt.ids,
@@ -97,20 +106,89 @@ fn logits_equal_pytorch() {
     // Logits reach 36. The first bounds allow for sums in another order only.
     let exact = error(
         &load(&checkpoint, Quantization::None, Compute::F32),
+        &prompts,
         |prompt| &prompt.f32,
     );
     assert!(exact < 2e-3, "f32: {exact}");
     let int8 = error(
         &load(&checkpoint, Quantization::Int8, Compute::F32),
+        &prompts,
         |prompt| &prompt.int8,
     );
     assert!(int8 < 2e-3, "int8 weights, f32 compute: {int8}");
     if rag_tune_kernels::Compute::Bf16.is_supported() {
         let bf16 = error(
             &load(&checkpoint, Quantization::Int8, Compute::Bf16),
+            &prompts,
             |prompt| &prompt.int8,
         );
         assert!(bf16 < 1.0, "int8 weights, bf16 compute: {bf16}");
+    }
+}
+
+/// `smollm2_nf4.json`
+#[derive(Deserialize)]
+struct Nf4Golden {
+    /// Of the prompts of the same names.
+    logits: BTreeMap<String, Vec<Position>>,
+    /// Of each block linear's bytes.
+    sha256: BTreeMap<String, String>,
+}
+
+impl Nf4Golden {
+    fn read() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/fixtures/golden/smollm2_nf4.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn nf4_bytes_equal_those_of_bitsandbytes() {
+    let Some(checkpoint) = checkpoint() else {
+        return;
+    };
+    let golden = Nf4Golden::read().sha256;
+    let mut checked = 0;
+    for layer in 0..checkpoint.config().num_hidden_layers {
+        for projection in Projection::ALL {
+            let name = format!("model.layers.{layer}.{}.weight", projection.path());
+            let shape = projection.shape(checkpoint.config());
+            let values = checkpoint.tensor(&name, &shape).unwrap();
+            let weights = Nf4::quantize_double(&values);
+            let Scales::Double { codes, offset } = &weights.scales else {
+                unreachable!("quantised twice")
+            };
+            let mut hash = Sha256::new();
+            hash.update(&weights.codes);
+            hash.update(&codes.codes);
+            for scale in codes.absmax.iter().chain([offset]) {
+                hash.update(scale.to_le_bytes());
+            }
+            let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(golden[&name], digest, "{name}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 210);
+}
+
+#[test]
+fn nf4_logits_equal_those_of_bitsandbytes() {
+    let Some(checkpoint) = checkpoint() else {
+        return;
+    };
+    let (prompts, golden) = (prompts(), Nf4Golden::read());
+    let of = |compute| {
+        let llama = load(&checkpoint, Quantization::Nf4, compute);
+        error(&llama, &prompts, |prompt| &golden.logits[&prompt.name])
+    };
+    // Logits reach 36; sums in another order only.
+    let exact = of(Compute::F32);
+    assert!(exact < 1e-4, "nf4 weights, f32 compute: {exact}");
+    if rag_tune_kernels::Compute::Bf16.is_supported() {
+        let bf16 = of(Compute::Bf16);
+        assert!(bf16 < 1.0, "nf4 weights, bf16 compute: {bf16}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Training throughput of full optimizer steps on random ids, for `scripts/bench-train.sh`.
 //!
-//! usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE] (defaults: 8 256 5 auto)
+//! usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE] [QUANTIZATION] (defaults: 8 256 5 auto int8)
 //!
 //! The same work as `scripts/bench_peft.py`: a LoRA of rank 8 on q, k, v, o, loss on every token.
 //! The first step is not counted. Prints one JSON line.
@@ -26,17 +26,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let base = arguments
         .get(1)
-        .ok_or("usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE]")?;
+        .ok_or("usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE] [QUANTIZATION]")?;
     let number =
         |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |text| text.parse());
     let (rows, tokens, steps) = (number(2, 8)?, number(3, 256)?, number(4, 5)?);
-    let compute = arguments.get(5).map_or("auto", String::as_str);
-    let compute = serde_json::from_value(compute.into())?;
+    let word = |at: usize, default: &'static str| arguments.get(at).map_or(default, String::as_str);
+    let compute = serde_json::from_value(word(5, "auto").into())?;
+    let quantization = serde_json::from_value(word(6, "int8").into())?;
 
     let checkpoint = Checkpoint::open(Path::new(base))?;
     let config = ModelConfig {
         base: base.clone(),
         compute,
+        quantization,
         ..Default::default()
     };
     let model = Llama::load(&checkpoint, &config, &mut |_, _| ())?;
@@ -95,6 +97,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let median = seconds[seconds.len() / 2];
     let result = serde_json::json!({
         "compute": format!("{:?}", model.compute()).to_lowercase(),
+        "quantization": format!("{:?}", model.quantization()).to_lowercase(),
+        "weight_bytes": model.weight_bytes(),
         "tokens_per_s": ((rows * tokens) as f64 / median * 10.0).round() / 10.0,
         "seconds_per_step": (median * 1e3).round() / 1e3,
         "peak_rss_mib": peak_rss_mib(),

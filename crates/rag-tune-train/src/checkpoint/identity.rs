@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rag_tune_model::config::Quantization;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +43,10 @@ impl Identity {
         settings.insert("model.compute".to_owned(), compute);
         let quantization = format!("{:?}", request.model.quantization()).to_lowercase();
         settings.insert("model.quantization".to_owned(), quantization);
+        if request.model.quantization() == Quantization::Nf4 {
+            let double = request.model.double_quantization().to_string();
+            settings.insert("model.double_quantization".to_owned(), double);
+        }
         Self {
             base_model: request.model.fingerprint().to_owned(),
             rows: hex(&rows.finalize()),

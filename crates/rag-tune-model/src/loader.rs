@@ -1,0 +1,112 @@
+//! A checkpoint's tensors in the form in which the model holds them.
+
+use half::bf16;
+use rag_tune_kernels::nf4::Nf4;
+use rag_tune_kernels::{Compute, Matrix};
+
+use crate::block::Block;
+use crate::checkpoint::Checkpoint;
+use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
+use crate::error::ModelError;
+use crate::lora::Projection;
+
+/// Reads and quantises one tensor at a time.
+pub(crate) struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: Quantization,
+    double_quantization: bool,
+    compute: Compute,
+}
+
+impl<'a> Loader<'a> {
+    /// Refuses a compute that this machine cannot do.
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        config: &ModelConfig,
+    ) -> Result<Self, ModelError> {
+        Ok(Self {
+            checkpoint,
+            quantization: config.quantization,
+            double_quantization: config.double_quantization,
+            compute: resolve_compute(config.compute)?,
+        })
+    }
+
+    /// What `compute` came to.
+    pub(crate) fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// A tensor of finite f32 values.
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let values = self.checkpoint.tensor(name, shape)?;
+        let count = values.iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            let what = format!("`{name}` in `{}`", self.checkpoint.path().display());
+            return Err(ModelError::NonFinite { what, count });
+        }
+        Ok(values)
+    }
+
+    /// A block linear.
+    fn linear(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
+        let values = self.values(name, &[out, inner])?;
+        Ok(match (self.quantization, self.compute) {
+            (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,
+            (Quantization::Nf4, _) => {
+                let weights = match self.double_quantization {
+                    true => Nf4::quantize_double(&values),
+                    false => Nf4::quantize(&values),
+                };
+                drop(values);
+                Matrix::from_nf4(out, inner, &weights)?
+            }
+            (Quantization::None, Compute::Bf16) => Matrix::bf16(out, inner, &values)?,
+            (Quantization::None, Compute::F32) => Matrix::f32(out, inner, values)?,
+        })
+    }
+
+    /// Embedding or head: 16-bit beside quantised block linears.
+    pub(crate) fn wide(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
+        let mut values = self.values(name, &[out, inner])?;
+        if self.compute == Compute::Bf16 {
+            return Ok(Matrix::bf16(out, inner, &values)?);
+        }
+        if self.quantization != Quantization::None {
+            values
+                .iter_mut()
+                .for_each(|value| *value = bf16::from_f32(*value).to_f32());
+        }
+        Ok(Matrix::f32(out, inner, values)?)
+    }
+
+    /// All weights of one block.
+    pub(crate) fn block(&self, layer: usize, config: &LlamaConfig) -> Result<Block, ModelError> {
+        let name = |rest: &str| format!("model.layers.{layer}.{rest}.weight");
+        let hidden = [config.hidden_size];
+        let mut weights = Vec::with_capacity(Projection::ALL.len());
+        for projection in Projection::ALL {
+            weights.push(self.linear(&name(&projection.path()), projection.shape(config))?);
+        }
+        let Ok(weights) = weights.try_into() else {
+            unreachable!("one weight a projection")
+        };
+        Ok(Block {
+            layer,
+            attention_norm: self.values(&name("input_layernorm"), &hidden)?,
+            mlp_norm: self.values(&name("post_attention_layernorm"), &hidden)?,
+            weights,
+        })
+    }
+}
+
+/// The compute that `auto` stands for, or an error where this machine cannot do what was asked for.
+fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
+    match wanted {
+        config::Compute::F32 => Ok(Compute::F32),
+        config::Compute::Auto if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
+        config::Compute::Auto => Ok(Compute::F32),
+        config::Compute::Bf16 if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
+        config::Compute::Bf16 => Err(ModelError::ComputeUnsupported { compute: "bf16" }),
+    }
+}
