@@ -161,6 +161,21 @@ fn a_run_whose_work_is_split_gives_the_same_bytes_on_any_number_of_threads() {
     }
 }
 
+/// DoRA's norms and magnitudes are sums of their own.
+#[test]
+fn a_dora_run_gives_the_same_bytes_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    write_medium_model(folder.path());
+    let mut run = TinyRun::new(2).with(|train| {
+        train.tokens_per_micro_batch = 600;
+        train.max_length = 300;
+    });
+    run.model = load(folder.path(), Quantization::Int8, Compute::F32);
+    run.rows = long_rows();
+    run.lora.use_dora = true;
+    assert_threads_change_nothing(&run, "DoRA");
+}
+
 /// Otherwise the laws above would hold for any two runs.
 #[test]
 fn another_seed_gives_other_bytes() {
