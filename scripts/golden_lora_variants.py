@@ -6,7 +6,8 @@ GOLDEN_DIR is tests/fixtures/golden: the tiny models, the ids and the labels the
 For each variant one folder: the adapter as PEFT saves it, with random factors; `gradients.safetensors`, under the
 names of the adapter's file; `golden.safetensors` with logits, loss, and loss and gradients under dropout (the masks are
 those of rag-tune-kernels/src/dropout.rs, made again here); `trained_plain` and `trained_loraplus.safetensors`, the
-factors after some steps of AdamW, the latter with PEFT's `create_loraplus_optimizer`. Needs scripts/python-env.sh.
+factors after some steps of AdamW, the latter with PEFT's `create_loraplus_optimizer`. Besides, `selections.json`: which
+modules PEFT adapts for each of many configs, with rank and scaling, or null where it refuses. Needs scripts/python-env.sh.
 """
 
 import argparse
@@ -33,6 +34,30 @@ VARIANTS = {
     "dora": {"use_dora": True},
     "dora_rslora_patterns": {"use_dora": True, "use_rslora": True} | PATTERNS,
 }
+SELECTIONS = [
+    {"target_modules": ["q_proj"]},
+    {"target_modules": ["q_proj", "no_such_module"]},
+    {"target_modules": ["no_such_module"]},
+    {"target_modules": ["self_attn.v_proj", "0.mlp.up_proj", "model.layers.1.mlp.down_proj"]},
+    {"target_modules": "all-linear"},
+    {"target_modules": "ALL-linear", "exclude_modules": ["o_proj", "layers.0.mlp.up_proj"]},
+    {"target_modules": r"model\.layers\.1\.self_attn\.[qk]_proj"},
+    {"target_modules": "q_proj"},
+    {"target_modules": r".*_proj", "exclude_modules": r".*mlp.*"},
+    {"target_modules": r".*", "exclude_modules": r"(?:model|lm_head|.*(?:norm|tokens|emb|act_fn|attn|mlp|layers|layers\.\d))"},
+    {"target_modules": ["q_proj", "gate_proj"], "layers_to_transform": [1]},
+    {"target_modules": ["q_proj", "gate_proj"], "layers_to_transform": 0},
+    {"target_modules": ["q_proj", "gate_proj"], "layers_to_transform": []},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "layers"]},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "h"},
+    {"target_modules": "all-linear", "layers_to_transform": [1]},
+    {"target_modules": ["q_proj", "k_proj"], "r": 5, "lora_alpha": 7, "use_rslora": True, "rank_pattern": {"k_proj": 9}},
+    {"target_modules": ["q_proj", "k_proj"], "rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 3}},
+    {"target_modules": ["q_proj", "k_proj"], "rank_pattern": {"layers.0.self_attn.q_proj": 3, "q_proj": 2}},
+    {"target_modules": ["q_proj", "k_proj"], "alpha_pattern": {"self_attn.*": 2, "^model.layers.1.self_attn.q_proj": 3}},
+    {"target_modules": ["q_proj"], "alpha_pattern": {"proj": 2, "._proj": 3, "layers.1": 4}},
+]
 STEPS = 4
 LEARNING_RATE = 1e-2
 WEIGHT_DECAY = 0.1
@@ -198,12 +223,36 @@ def write_variant(name: str, settings: dict, golden_dir: Path, seed: int) -> Non
     print(f"{name}: loss {loss:.6f}, with dropout {golden['dropout_loss']:.6f}, trained {losses[-1]:.6f}")
 
 
+def selection(base: Path, settings: dict) -> dict:
+    """The config as it would stand in adapter_config.json, and what PEFT makes of it."""
+    model = LlamaForCausalLM.from_pretrained(base)
+    record = {"config": {"peft_type": "LORA"} | settings, "adapted": None}
+    try:
+        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    except ValueError as error:
+        print(f"refused: {settings}: {error}")
+        return record
+    layers = {
+        name.removeprefix("base_model.model."): [module.r["default"], round(module.scaling["default"], 6)]
+        for name, module in adapted.named_modules()
+        if hasattr(module, "lora_A") and "default" in module.lora_A
+    }
+    return record | {"adapted": layers}
+
+
+def write_selections(golden_dir: Path) -> None:
+    records = [selection(golden_dir / BASE, settings) for settings in SELECTIONS]
+    text = "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n"
+    (golden_dir / "lora_variants" / "selections.json").write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="golden numbers of LoRA's variants from PEFT")
     parser.add_argument("golden", type=Path, help="tests/fixtures/golden")
     args = parser.parse_args()
     for seed, (name, settings) in enumerate(VARIANTS.items()):
         write_variant(name, settings, args.golden, seed)
+    write_selections(args.golden)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,14 @@ pub enum ModelError {
         /// What differs.
         detail: String,
     },
+    /// An adapter changes the head or the embedding.
+    #[error("`{path}` adapts `{module}`, which is not supported")]
+    AdapterOutsideBlocks {
+        /// The adapter's configuration.
+        path: PathBuf,
+        /// `lm_head` or `model.embed_tokens`.
+        module: &'static str,
+    },
     /// The machine lacks what the configured arithmetic needs.
     #[error("`model.compute = \"{compute}\"` needs a processor with AVX-512 BF16")]
     ComputeUnsupported {
@@ -177,6 +185,7 @@ impl ModelError {
             Self::AdapterMismatch { .. } => {
                 "evaluate the adapter on the base model that it was trained on (`model.base`)"
             }
+            Self::AdapterOutsideBlocks { .. } => crate::lora::BLOCKS_ONLY,
             Self::ComputeUnsupported { .. } => "use `compute = \"auto\"` or `\"f32\"`",
             Self::Io { .. }
             | Self::Kernel(_)

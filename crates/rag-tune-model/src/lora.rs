@@ -94,6 +94,10 @@ impl fmt::Display for Projection {
     }
 }
 
+/// Why the head and the embedding have no adapter.
+pub const BLOCKS_ONLY: &str = "only the linear layers of the blocks are adapted: `lm_head` stays in 16 bits and may be \
+     the embedding itself, llama.cpp refuses an adapter of it, and not every release of vLLM takes one";
+
 /// Which layer of which block, in the order in which parameters are stored and updated.
 pub type Place = (usize, Projection);
 
@@ -158,17 +162,14 @@ impl Adapter {
     pub fn new(config: &LlamaConfig, settings: LoraSettings, seed: u64) -> Self {
         let mut layers = BTreeMap::new();
         let mut random = SplitMix64(seed);
-        for layer in 0..config.num_hidden_layers {
-            for &projection in &settings.targets {
-                let place = (layer, projection);
-                let rank = settings.rank_at(place);
-                let [out_features, in_features] = projection.shape(config);
-                let bound = 1.0 / (in_features as f32).sqrt();
-                let a = Tensor::from_fn(rank, in_features, |_, _| random.symmetric() * bound);
-                let b = Tensor::zeros(out_features, rank);
-                let magnitude = settings.use_dora.then(|| Tensor::zeros(1, out_features));
-                layers.insert(place, LoraFactors { a, b, magnitude });
-            }
+        for place in settings.places(config.num_hidden_layers) {
+            let rank = settings.rank_at(place);
+            let [out_features, in_features] = place.1.shape(config);
+            let bound = 1.0 / (in_features as f32).sqrt();
+            let a = Tensor::from_fn(rank, in_features, |_, _| random.symmetric() * bound);
+            let b = Tensor::zeros(out_features, rank);
+            let magnitude = settings.use_dora.then(|| Tensor::zeros(1, out_features));
+            layers.insert(place, LoraFactors { a, b, magnitude });
         }
         let scalings = layers
             .keys()

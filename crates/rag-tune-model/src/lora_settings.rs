@@ -15,6 +15,9 @@ pub struct LoraSettings {
     pub alpha: f32,
     /// The layers of each block that are adapted.
     pub targets: BTreeSet<Projection>,
+    /// All that are adapted, where those are not the `targets` of every block, as an adapter made
+    /// with PEFT's `layers_to_transform` or `exclude_modules` may have it.
+    pub only: Option<BTreeSet<Place>>,
     /// Ranks of some layers, by a pattern as PEFT reads it: see [`LoraSettings::rank_at`].
     pub rank_pattern: BTreeMap<String, usize>,
     /// Alphas of some layers, by a pattern as PEFT reads it.
@@ -32,10 +35,21 @@ impl LoraSettings {
             rank,
             alpha,
             targets: targets.into_iter().collect(),
+            only: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             use_rslora: false,
             use_dora: false,
+        }
+    }
+
+    /// The layers that are adapted in a model of so many blocks.
+    pub fn places(&self, blocks: usize) -> BTreeSet<Place> {
+        match &self.only {
+            Some(only) => only.clone(),
+            None => (0..blocks)
+                .flat_map(|layer| self.targets.iter().map(move |target| (layer, *target)))
+                .collect(),
         }
     }
 
@@ -73,8 +87,13 @@ pub(crate) fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
     Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
 }
 
-fn matching<T: Copy>(patterns: &BTreeMap<String, T>, (layer, projection): Place) -> Option<T> {
-    let name = format!("model.layers.{layer}.{}", projection.path());
+/// A layer's name among the modules of Hugging Face's Llama: `model.layers.3.self_attn.q_proj`.
+pub(crate) fn module_name((layer, projection): Place) -> String {
+    format!("model.layers.{layer}.{}", projection.path())
+}
+
+fn matching<T: Copy>(patterns: &BTreeMap<String, T>, place: Place) -> Option<T> {
+    let name = module_name(place);
     let found = patterns
         .iter()
         .find(|(pattern, _)| compiled(pattern).is_ok_and(|regex| regex.is_match(&name)));

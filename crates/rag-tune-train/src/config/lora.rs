@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rag_tune_model::lora::Projection;
+use rag_tune_model::lora::{BLOCKS_ONLY, Projection};
 use rag_tune_model::lora_settings::{LoraSettings, check_pattern};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct LoraConfig {
     /// Probability with which an input of `A` is dropped in training, in `[0, 1)`.
     pub dropout: f32,
     /// Layers that get an adapter: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or
-    /// "all-linear" for all seven.
+    /// "all-linear" for all seven, which excludes lm_head as in PEFT (why: docs/adapters.md).
     pub target_modules: Targets,
     /// Ranks of some layers in place of `rank`, by name or regular expression as in PEFT, such as
     /// `{ "layers.0.self_attn.q_proj" = 32 }`.
@@ -115,6 +115,7 @@ impl LoraConfig {
             rank: self.rank,
             alpha: self.alpha,
             targets: self.target_modules.projections(),
+            only: None,
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
             use_rslora: self.use_rslora,
@@ -125,10 +126,7 @@ impl LoraConfig {
 
 /// Which layers of each block learn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected \"all-linear\" or a list of layers: any of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-)]
+#[serde(untagged, try_from = "TargetNames")]
 pub enum Targets {
     /// These.
     Named(BTreeSet<Projection>),
@@ -142,6 +140,52 @@ pub enum AllLinear {
     /// Every linear layer of the blocks.
     #[serde(rename = "all-linear")]
     AllLinear,
+}
+
+/// [`Targets`] before the names are known to be names.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"all-linear\" or a list of layers")]
+enum TargetNames {
+    Word(String),
+    List(Vec<String>),
+}
+
+impl TryFrom<TargetNames> for Targets {
+    type Error = String;
+
+    fn try_from(names: TargetNames) -> Result<Self, String> {
+        let names = match names {
+            TargetNames::Word(word) if word == "all-linear" => {
+                return Ok(Self::All(AllLinear::AllLinear));
+            }
+            TargetNames::Word(word) => vec![word],
+            TargetNames::List(names) => {
+                if let Ok(known) = names
+                    .iter()
+                    .map(|name| projection(name).ok_or(()))
+                    .collect()
+                {
+                    return Ok(Self::Named(known));
+                }
+                names
+            }
+        };
+        if names
+            .iter()
+            .any(|name| name == "lm_head" || name == "embed_tokens")
+        {
+            return Err(BLOCKS_ONLY.to_owned());
+        }
+        let all = Projection::ALL.map(Projection::name).join(", ");
+        Err(format!(
+            "expected \"all-linear\" or a list of layers: any of {all}"
+        ))
+    }
+}
+
+fn projection(name: &str) -> Option<Projection> {
+    let mut all = Projection::ALL.into_iter();
+    all.find(|projection| projection.name() == name)
 }
 
 impl Targets {
@@ -174,6 +218,20 @@ mod tests {
             error.to_string().contains("\"all-linear\" or a list"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_head_is_refused_with_the_reason() {
+        for (value, said) in [
+            ("[\"q_proj\", \"lm_head\"]", "may be the embedding itself"),
+            ("\"lm_head\"", "llama.cpp refuses"),
+            ("[\"query\"]", "any of q_proj, k_proj"),
+            ("7", "\"all-linear\" or a list"),
+        ] {
+            let error = toml::from_str::<LoraConfig>(&format!("target_modules = {value}"));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(said), "{value}: {error}");
+        }
     }
 
     #[test]
