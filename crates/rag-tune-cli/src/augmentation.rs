@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rag_tune_augment::{
-    AugmentRequest, Augmented, AugmentedRow, Hub, Manifest, Task, output_path, read_augmented,
+    AugmentRequest, Augmented, AugmentedRow, Hub, Task, output_path, read_augmented,
 };
 
 use crate::config::RunConfig;
@@ -43,27 +43,28 @@ impl Augmentation<'_> {
 
     /// The rows of the training split, as each epoch sees them; one list if all epochs see the same.
     ///
+    /// `passes` tells from the first list how many the run begins.
+    ///
     /// # Errors
-    /// As [`Augmentation::ensure`].
-    pub fn training_rows(&self, hub: &Hub, out: &Output) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
+    /// As [`Augmentation::ensure`], and what `passes` reports.
+    pub fn training_rows(
+        &self,
+        hub: &Hub,
+        out: &Output,
+        passes: impl FnOnce(&[AugmentedRow]) -> anyhow::Result<usize>,
+    ) -> anyhow::Result<Vec<Vec<AugmentedRow>>> {
         self.ensure(hub, out)?;
         let split = &self.config.data.train_split;
-        let mut epochs = 1;
+        let read = |epoch| read_augmented(&output_path(self.folder, split, epoch));
+        let mut lists = vec![read(0)?];
         if self.config.retrieval.draws_each_epoch() {
-            let manifest = Manifest::load(self.folder)?.context("the manifest was just written")?;
-            epochs = self.epochs(manifest.splits[split].rows);
+            let epochs = passes(&lists[0])?;
             self.ensure_epochs(epochs, hub, out)?;
+            for epoch in 1..epochs {
+                lists.push(read(epoch)?);
+            }
         }
-        (0..epochs)
-            .map(|epoch| Ok(read_augmented(&output_path(self.folder, split, epoch))?))
-            .collect()
-    }
-
-    /// Passes over `rows` training rows that the run makes, the last one perhaps in part.
-    fn epochs(&self, rows: usize) -> usize {
-        let train = &self.config.train;
-        let per_epoch = rows.div_ceil(train.batch_size);
-        train.total_steps(rows).div_ceil(per_epoch)
+        Ok(lists)
     }
 
     fn ensure_epochs(&self, epochs: usize, hub: &Hub, out: &Output) -> anyhow::Result<Freshness> {

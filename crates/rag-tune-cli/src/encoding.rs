@@ -6,7 +6,8 @@
 use anyhow::Context;
 use rag_tune_augment::AugmentedRow;
 use rag_tune_model::tokenizer::{EncodedRow, Tokenizer};
-use rag_tune_train::batch::TrainSet;
+use rag_tune_train::TrainError;
+use rag_tune_train::batch::{Ends, TrainSet};
 use rag_tune_train::config::TrainConfig;
 use rayon::prelude::*;
 
@@ -38,11 +39,35 @@ pub fn training_set(
         .iter()
         .map(|rows| rows.par_iter().map(|row| encode(row, tokenizer)).collect())
         .collect::<anyhow::Result<Vec<Vec<_>>>>()?;
-    let set = TrainSet::new(&encoded, end_of_sequence(tokenizer), config, seed);
-    set.context("cannot train on these rows")
+    let set = TrainSet::new(&encoded, ends(tokenizer), config, seed);
+    set.map_err(|error| match error {
+        TrainError::NothingSupervised { row } => {
+            let prompt = &epochs[0][row].inference_prompt;
+            let context = format!("cannot train on the row with this prompt:\n{prompt}\n");
+            anyhow::Error::new(error).context(context)
+        }
+        error => anyhow::Error::new(error).context("cannot train on these rows"),
+    })
 }
 
-/// The token that ends a training row: the tokenizer's own, which comes first.
-pub fn end_of_sequence(tokenizer: &Tokenizer) -> u32 {
-    tokenizer.eos_ids()[0]
+/// Passes over `rows` that a run begins, if those of later passes are about as long.
+///
+/// # Errors
+/// As [`training_set`].
+pub fn passes(
+    rows: &[AugmentedRow],
+    tokenizer: &Tokenizer,
+    config: &TrainConfig,
+    seed: u64,
+) -> anyhow::Result<usize> {
+    let set = training_set(&[rows.to_vec()], tokenizer, config, seed)?;
+    Ok(set.epoch(set.total_steps()).ceil() as usize)
+}
+
+/// The tokens around a training row. The one that ends it is the tokenizer's own, which comes first.
+pub fn ends(tokenizer: &Tokenizer) -> Ends {
+    Ends {
+        bos: tokenizer.bos_id(),
+        eos: tokenizer.eos_ids()[0],
+    }
 }

@@ -43,17 +43,16 @@ impl Forecast {
         let (lora, train) = (&config.lora, &config.train);
         let adapter = model.fresh_adapter(lora.settings(), config.seed)?;
         let memory = MemoryPlan::new(model, train, train.tokens_per_micro_batch);
-        let steps = train.total_steps(set.rows());
+        let steps = set.total_steps();
         let progress = out.progress();
         progress.start("timing a pass", 1);
         let tokens_per_s = tokens_per_s(model, &adapter, set, &memory);
         progress.finish();
-        let steps_per_epoch = set.rows().div_ceil(train.batch_size);
         Ok(Self {
             memory,
             adapter_bytes: 4 * 4 * adapter.parameters(),
             steps,
-            tokens: set.tokens() as f64 * steps as f64 / steps_per_epoch as f64,
+            tokens: set.tokens() as f64 * set.epoch(steps),
             tokens_per_s: tokens_per_s?,
         })
     }

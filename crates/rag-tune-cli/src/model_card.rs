@@ -17,6 +17,7 @@ use crate::commands::percent;
 use crate::files::write_atomically;
 use crate::public_name::{is_hub_id, public_name};
 use crate::run_folder::RunFolder;
+use crate::sample::truncations;
 use crate::training_record::TrainingRecord;
 
 /// A card with this line is ours to write again.
@@ -226,7 +227,10 @@ impl ModelCard {
             settings.data.train_split
         );
         if let Some(training) = &self.training {
-            text += &format!("- Rows: {}\n", training.rows);
+            text += &format!("- Rows: {}\n", training.data.rows);
+            for note in truncations(&training.data) {
+                text += &format!("- Of the split, {note}\n");
+            }
         }
         if !self.losses.is_empty() {
             let tail = &self.losses[self.losses.len().saturating_sub(10)..];
@@ -353,6 +357,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use rag_tune_train::batch::{DataSummary, Epoch};
+    use rag_tune_train::config::Truncation;
 
     fn card(examples: usize) -> ModelCard {
         let settings = AugmentSettings {
@@ -385,7 +391,22 @@ mod tests {
             retrieval: RetrievalRecord { settings },
             training: Some(TrainingRecord {
                 rag_tune_version: "0.1.0".to_owned(),
-                rows: 3961,
+                data: DataSummary {
+                    rows_given: 3963,
+                    rows: 3961,
+                    truncation: Truncation::Drop,
+                    max_length: 512,
+                    too_long: 2,
+                    cut: 0,
+                    answer_too_long: 0,
+                    epoch: Epoch {
+                        steps: 31,
+                        micro_batches: 300,
+                        tokens_per_micro_batch: 2048,
+                        tokens: 600_000,
+                        supervised_tokens: 90_000,
+                    },
+                },
                 synthetic: false,
             }),
             config: toml::from_str(config).unwrap(),

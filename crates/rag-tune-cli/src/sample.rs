@@ -1,10 +1,10 @@
 //! Training rows for people to look at: one of them token by token, and the lengths of all.
 
 use rag_tune_model::tokenizer::{EncodedRow, Tokenizer};
-use rag_tune_train::batch::TrainSet;
-use rag_tune_train::config::TrainConfig;
+use rag_tune_train::batch::{DataSummary, TrainSet};
+use rag_tune_train::config::{TrainConfig, Truncation};
 
-use crate::encoding::end_of_sequence;
+use crate::encoding::ends;
 use crate::output::{Colour, Output};
 
 /// The longest bar of the histogram, in characters.
@@ -22,12 +22,13 @@ pub fn shown(
     config: &TrainConfig,
     out: &Output,
 ) -> anyhow::Result<String> {
+    let limit = config.max_length;
     // As training prepares it, whatever its length.
     let config = TrainConfig {
         max_length: usize::MAX,
         ..config.clone()
     };
-    let set = TrainSet::new(&[vec![row.clone()]], end_of_sequence(tokenizer), &config, 0)?;
+    let set = TrainSet::new(&[vec![row.clone()]], ends(tokenizer), &config, 0)?;
     let (ids, silent) = set.first();
     let mut text = out.paint(Colour::Dim, &tokenizer.decode(&ids[..silent])?);
     for token in supervised_tokens(ids, silent, tokenizer)? {
@@ -36,11 +37,21 @@ pub fn shown(
             false => format!("[{token}]"),
         };
     }
-    let summary = format!(
-        "{} tokens, {} of them carry loss",
-        ids.len(),
-        ids.len() - silent
-    );
+    let (tokens, supervised) = (ids.len(), ids.len() - silent);
+    let fate = if tokens <= limit {
+        String::new()
+    } else {
+        let fate = match config.truncation {
+            Truncation::Drop => "it is left out",
+            Truncation::Left if supervised >= limit => {
+                "it is left out, since its answer alone is too long"
+            }
+            Truncation::Left => "its prompt is cut on the left",
+            Truncation::Error => "training does not start",
+        };
+        format!("; longer than {limit}: {fate}")
+    };
+    let summary = format!("{tokens} tokens, {supervised} of them carry loss{fate}");
     Ok(format!("{text}\n\n{summary}\n"))
 }
 
@@ -73,7 +84,7 @@ fn supervised_tokens(
 }
 
 /// How many tokens the rows have, as bars.
-pub fn lengths(set: &TrainSet, max_length: usize) -> String {
+pub fn lengths(set: &TrainSet) -> String {
     let lengths = set.lengths();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let width = (longest / BUCKETS + 1).next_multiple_of(8);
@@ -89,13 +100,60 @@ pub fn lengths(set: &TrainSet, max_length: usize) -> String {
         text += format!("{from:>6} to {to:<6} {count:>6} {bar}").trim_end();
         text.push('\n');
     }
-    if set.too_long() > 0 {
-        text += &format!(
-            "left out as longer than {max_length} tokens: {}\n",
-            set.too_long()
-        );
+    for note in truncations(&set.summary()) {
+        text += &format!("{note}\n");
     }
     text
+}
+
+/// What became of rows that are too long; nothing where there is none.
+pub fn truncations(summary: &DataSummary) -> Vec<String> {
+    let limit = summary.max_length;
+    let counts = [
+        (summary.too_long, "left out"),
+        (summary.cut, "with their prompt cut on its left"),
+        (
+            summary.answer_too_long,
+            "left out, since their answer alone is too long",
+        ),
+    ];
+    let counted = counts.iter().filter(|(count, _)| *count > 0);
+    counted
+        .map(|(count, what)| format!("rows of more than {limit} tokens: {count} {what}"))
+        .collect()
+}
+
+/// How the rows are packed, in one line.
+pub fn in_short(summary: &DataSummary) -> String {
+    let epoch = &summary.epoch;
+    format!(
+        "{} rows of {} tokens, {} of them with loss, in {} micro-batches, {:.1} % full",
+        summary.rows,
+        epoch.tokens,
+        epoch.supervised_tokens,
+        epoch.micro_batches,
+        100.0 * epoch.fullness()
+    )
+}
+
+/// How the rows are packed into micro-batches and steps.
+pub fn packing(summary: &DataSummary) -> String {
+    let epoch = &summary.epoch;
+    let (micro_batches, budget) = (epoch.micro_batches, epoch.tokens_per_micro_batch);
+    let per_step = |count: usize| count as f64 / epoch.steps as f64;
+    format!(
+        "\nan epoch  {} steps, {micro_batches} micro-batches of at most {budget} tokens, {:.1} % full\n\
+         \x20         {} tokens, {} of them carry loss; nothing is padded\n\
+         a step    {:.1} rows, {:.1} micro-batches, {:.0} tokens, {:.0} of them carry loss\n",
+        epoch.steps,
+        100.0 * epoch.fullness(),
+        epoch.tokens,
+        epoch.supervised_tokens,
+        per_step(summary.rows),
+        per_step(micro_batches),
+        per_step(epoch.tokens),
+        per_step(epoch.supervised_tokens),
+    )
 }
 
 #[cfg(test)]
@@ -114,13 +172,13 @@ mod tests {
             ..TrainConfig::default()
         };
         let set = TrainSet::new(&[rows], 2, &config, 0).unwrap();
-        insta::assert_snapshot!(lengths(&set, 40).trim_start(), @r"
+        insta::assert_snapshot!(lengths(&set).trim_start(), @r"
         length in tokens of 3 rows
              0 to 7           2 ########################################
              8 to 15          0
             16 to 23          0
             24 to 31          1 ####################
-        left out as longer than 40 tokens: 1
+        rows of more than 40 tokens: 1 left out
         ");
     }
 }

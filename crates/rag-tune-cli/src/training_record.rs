@@ -1,28 +1,29 @@
 //! `training.json` beside an adapter: what the config does not say of its training.
 
 use anyhow::Context;
+use rag_tune_train::batch::DataSummary;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{read_json, write_atomically};
 use crate::run_folder::RunFolder;
 
 /// What a run was trained with, and by which program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRecord {
     /// The version of rag-tune.
     pub rag_tune_version: String,
-    /// Rows that were learnt from.
-    pub rows: usize,
+    /// Rows that were learnt from, what became of those that are too long, how they are packed.
+    pub data: DataSummary,
     /// Whether the data was made up.
     pub synthetic: bool,
 }
 
 impl TrainingRecord {
     /// Of a run that begins now.
-    pub fn new(rows: usize, synthetic: bool) -> Self {
+    pub fn new(data: DataSummary, synthetic: bool) -> Self {
         Self {
             rag_tune_version: env!("CARGO_PKG_VERSION").to_owned(),
-            rows,
+            data,
             synthetic,
         }
     }

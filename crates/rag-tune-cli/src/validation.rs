@@ -12,9 +12,10 @@ use rag_tune_train::validation::{Measured, Validate, ValidationLoss, spread_rows
 
 use crate::augmentation::Augmentation;
 use crate::config::RunConfig;
-use crate::encoding::{encode, end_of_sequence};
+use crate::encoding::{encode, ends};
 use crate::evaluation::Questions;
 use crate::output::Output;
+use crate::sample::truncations;
 
 /// What is judged, found and checked before any weights are loaded.
 pub enum Prepared {
@@ -85,13 +86,9 @@ impl Prepared {
                     .iter()
                     .map(|row| encode(row, tokenizer))
                     .collect::<anyhow::Result<Vec<_>>>()?;
-                let end = end_of_sequence(tokenizer);
-                let loss = ValidationLoss::new(model, &rows, end, &config.train)?;
-                if loss.too_long() > 0 {
-                    out.note(&format!(
-                        "validation rows left out as too long: {}",
-                        loss.too_long()
-                    ));
+                let loss = ValidationLoss::new(model, &rows, ends(tokenizer), &config.train)?;
+                for note in truncations(&loss.summary()) {
+                    out.note(&format!("validation: {note}"));
                 }
                 Ok(Box::new(loss))
             }

@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let train_config = TrainConfig {
         learning_rate: 1e-4,
         tokens_per_micro_batch: rows * tokens,
-        batch_size: rows,
+        batch_size: Some(rows),
         max_length: tokens,
         max_steps: Some(steps + 1),
         warmup_steps: Some(0),

@@ -29,6 +29,14 @@ pub enum TrainError {
         /// `train.max_length`.
         max_length: usize,
     },
+    /// Rows are too long, and `train.truncation` is `error`.
+    #[error("{} training rows have more than {max_length} tokens: {}", rows.len(), some_lengths(rows))]
+    TooLong {
+        /// Index of each, from 0, and its tokens.
+        rows: Vec<(usize, usize)>,
+        /// `train.max_length`.
+        max_length: usize,
+    },
     /// A row has no token that carries loss.
     #[error("training row {row} has no token that carries loss: its answer is empty")]
     NothingSupervised {
@@ -114,6 +122,9 @@ impl TrainError {
             Self::NoRows { .. } => {
                 "raise `train.max_length` (and `train.tokens_per_micro_batch` with it)"
             }
+            Self::TooLong { .. } => {
+                "raise `train.max_length`, or let `train.truncation` be `drop` or `left`"
+            }
             Self::NothingSupervised { .. } => "remove the row, or fill in its answer column",
             Self::NonFinite { .. } | Self::ValidationNotFinite { .. } => {
                 "lower `train.learning_rate` or try `model.compute = \"f32\"`; \
@@ -154,4 +165,15 @@ impl TrainError {
             source,
         }
     }
+}
+
+/// The first of them in words.
+fn some_lengths(rows: &[(usize, usize)]) -> String {
+    const SHOWN: usize = 5;
+    let some = rows.iter().take(SHOWN);
+    let some: Vec<String> = some
+        .map(|(row, tokens)| format!("row {row} has {tokens}"))
+        .collect();
+    let more = if rows.len() > SHOWN { ", ..." } else { "" };
+    some.join(", ") + more
 }

@@ -95,7 +95,7 @@ pub fn train(
     request: &TrainRequest<'_>,
     hooks: &mut Hooks<'_>,
 ) -> Result<TrainSummary, TrainError> {
-    let total = request.train.total_steps(request.set.rows());
+    let total = request.set.total_steps();
     let mut run = Run::new(request, total)?;
     let mut identity = Identity::of(request);
     if let Some(validation) = &hooks.validation {

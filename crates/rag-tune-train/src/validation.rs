@@ -10,7 +10,7 @@ use rag_tune_model::lora::Adapter;
 use rag_tune_model::tokenizer::EncodedRow;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{MicroBatch, TrainSet};
+use crate::batch::{DataSummary, Ends, MicroBatch, TrainSet};
 use crate::config::{TrainConfig, ValidationConfig};
 use crate::error::TrainError;
 
@@ -89,15 +89,16 @@ impl<'a> ValidationLoss<'a> {
     pub fn new(
         model: &'a Llama,
         rows: &[EncodedRow],
-        end_of_sequence: u32,
+        ends: impl Into<Ends>,
         config: &TrainConfig,
     ) -> Result<Self, TrainError> {
         // One step holds them all.
         let whole = TrainConfig {
-            batch_size: rows.len().max(1),
+            batch_size: Some(rows.len().max(1)),
+            grad_accum_steps: None,
             ..config.clone()
         };
-        let set = TrainSet::new(&[rows.to_vec()], end_of_sequence, &whole, 0)?;
+        let set = TrainSet::new(&[rows.to_vec()], ends, &whole, 0)?;
         Ok(Self {
             model,
             micro_batches: set.micro_batches(1)?,
@@ -105,9 +106,9 @@ impl<'a> ValidationLoss<'a> {
         })
     }
 
-    /// Rows left out because they have more than `train.max_length` tokens.
-    pub fn too_long(&self) -> usize {
-        self.set.too_long()
+    /// How many rows there are, and what became of those that are too long.
+    pub fn summary(&self) -> DataSummary {
+        self.set.summary()
     }
 }
 

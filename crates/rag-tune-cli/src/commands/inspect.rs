@@ -5,7 +5,7 @@ use clap::Args;
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::FoundModel;
-use crate::encoding::{encode, training_set};
+use crate::encoding::{encode, passes, training_set};
 use crate::error::InputError;
 use crate::forecast::Forecast;
 use crate::output::Output;
@@ -43,7 +43,8 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
         splits: &splits,
         folder: &folder,
     };
-    let epochs = augmentation.training_rows(&hub, out)?;
+    let begun = |rows: &[_]| passes(rows, &found.tokenizer, &config.train, config.seed);
+    let epochs = augmentation.training_rows(&hub, out, begun)?;
     let rows = &epochs[0];
     let row = rows.get(args.row).ok_or_else(|| {
         let message = format!(
@@ -61,7 +62,8 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
         out,
     )?)?;
     let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
-    out.data(&sample::lengths(&set, config.train.max_length))?;
+    out.data(&sample::lengths(&set))?;
+    out.data(&sample::packing(&set.summary()))?;
     let model = found.load(&config.model, out)?;
     out.data(&Forecast::measure(&model, &set, &config, out)?.to_string())?;
     Ok(())

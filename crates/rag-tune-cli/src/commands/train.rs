@@ -15,7 +15,7 @@ use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::{BaseRecord, FoundModel};
 use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
-use crate::encoding::training_set;
+use crate::encoding::{passes, training_set};
 use crate::error::{InputError, Interrupted};
 use crate::files::write_atomically;
 use crate::model_card;
@@ -23,6 +23,7 @@ use crate::output::{Output, Progress};
 use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
 use crate::run_lock::RunLock;
+use crate::sample::{in_short, truncations};
 use crate::stop_signals::StopSignals;
 use crate::synthetic;
 use crate::training_record::TrainingRecord;
@@ -87,7 +88,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     if start == Start::Afresh {
         begin(&run, &resolved, &augmented, &found)?;
         let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
-        TrainingRecord::new(set.rows(), synthetic).save(&run)?;
+        TrainingRecord::new(set.summary(), synthetic).save(&run)?;
     }
     let base = public_name(&config.model.base);
     let request = TrainRequest {
@@ -104,7 +105,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
         Some(prepared) => Some(prepared.judge(config, &model, &found.tokenizer, out)?),
         None => None,
     };
-    let steps = config.train.total_steps(set.rows());
+    let steps = set.total_steps();
     // Not before: until here there is nothing to save, and a signal ends the program at once.
     let signals = StopSignals::listen()?;
     let progress = out.progress();
@@ -153,14 +154,14 @@ fn training_rows(
         splits: &splits,
         folder,
     };
-    let epochs = augmentation.training_rows(hub, out)?;
+    let begun = |rows: &[_]| passes(rows, &found.tokenizer, &config.train, config.seed);
+    let epochs = augmentation.training_rows(hub, out, begun)?;
     let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
-    if set.too_long() > 0 {
-        let (count, limit) = (set.too_long(), config.train.max_length);
-        out.note(&format!(
-            "rows left out as longer than {limit} tokens: {count}"
-        ));
+    let summary = set.summary();
+    for note in truncations(&summary) {
+        out.note(&note);
     }
+    out.note(&in_short(&summary));
     let prepared = Prepared::find(config, &task, &augmentation, out)?;
     Ok((set, prepared))
 }

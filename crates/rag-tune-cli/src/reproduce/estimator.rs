@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use rag_tune_augment::Hub;
+use rag_tune_train::config::{RunLength, StepSize};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -105,9 +106,9 @@ impl<'a> Estimator<'a> {
         if !records::is_resumable(self.recipe, step)? {
             return Ok(1.0);
         }
-        let total = config.train.total_steps(trained_rows(lengths)).max(1);
+        let total = (passes(config, lengths) * steps_per_epoch(config, lengths)).max(1.0);
         let reached = self.recipe.folder.training(step).last_checkpoint();
-        Ok(1.0 - reached.unwrap_or(0).min(total) as f64 / total as f64)
+        Ok(1.0 - (reached.unwrap_or(0) as f64).min(total) / total)
     }
 
     fn augment(
@@ -139,6 +140,7 @@ impl<'a> Estimator<'a> {
             config.eval.split,
             config.retrieval.examples,
             config.train.max_length,
+            config.train.truncation,
             config.model.base,
         ]));
         if let Some(lengths) = self.measured.borrow().lengths.get(&key) {
@@ -220,11 +222,31 @@ fn read_or_default<T: DeserializeOwned + Default>(path: &std::path::Path) -> T {
 
 /// Tokens of all steps by the speed of learning.
 fn train_seconds(config: &RunConfig, lengths: &Lengths, speeds: &Speeds) -> f64 {
-    let rows = trained_rows(lengths);
-    let steps = config.train.total_steps(rows) as f64;
-    let steps_per_epoch = rows.div_ceil(config.train.batch_size).max(1) as f64;
-    let tokens = rows as f64 * lengths.train_tokens * steps / steps_per_epoch;
-    tokens / speeds.train_tokens_per_s
+    trained_tokens(lengths) * passes(config, lengths) / speeds.train_tokens_per_s
+}
+
+/// Passes over the rows that training makes.
+fn passes(config: &RunConfig, lengths: &Lengths) -> f64 {
+    match config.train.run_length() {
+        RunLength::Epochs(epochs) => f64::from(epochs),
+        RunLength::Steps(steps) => steps as f64 / steps_per_epoch(config, lengths),
+    }
+}
+
+/// Steps of one pass; micro-batches are counted as if all were full, of which they lack a few percent.
+fn steps_per_epoch(config: &RunConfig, lengths: &Lengths) -> f64 {
+    let steps = match config.train.step_size() {
+        StepSize::Rows(rows) => trained_rows(lengths) as f64 / rows as f64,
+        StepSize::MicroBatches(count) => {
+            let tokens = count * config.train.tokens_per_micro_batch;
+            trained_tokens(lengths) / tokens as f64
+        }
+    };
+    steps.ceil().max(1.0)
+}
+
+fn trained_tokens(lengths: &Lengths) -> f64 {
+    trained_rows(lengths) as f64 * lengths.train_tokens
 }
 
 fn trained_rows(lengths: &Lengths) -> usize {
@@ -288,7 +310,7 @@ mod tests {
 
     fn config() -> RunConfig {
         let mut config = RunConfig::default();
-        config.train.batch_size = 30;
+        config.train.batch_size = Some(30);
         config.train.max_steps = Some(6);
         config.eval.max_new_tokens = 100;
         config
@@ -298,6 +320,17 @@ mod tests {
     #[test]
     fn training_takes_its_tokens() {
         assert_eq!(train_seconds(&config(), &LENGTHS, &SPEEDS), 36.0);
+    }
+
+    /// 18,000 tokens are 9 micro-batches of 2,000, so 5 steps of 2 an epoch.
+    #[test]
+    fn steps_of_micro_batches_take_theirs() {
+        let mut config = config();
+        config.train.batch_size = None;
+        config.train.grad_accum_steps = Some(2);
+        config.train.tokens_per_micro_batch = 2000;
+        config.train.max_steps = Some(10);
+        assert_eq!(train_seconds(&config, &LENGTHS, &SPEEDS), 36.0);
     }
 
     /// 50 questions of 150 tokens, 50 answers of 20.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use rag_tune_augment::{AugmentedRow, Hub, Manifest, RetrievalConfig, Selector};
 use rag_tune_model::tokenizer::Tokenizer;
+use rag_tune_train::config::{TrainConfig, Truncation};
 use serde::{Deserialize, Serialize};
 
 use crate::augmentation::Augmentation;
@@ -22,7 +23,7 @@ const SAMPLED: usize = 256;
 pub struct Lengths {
     /// Rows of the training split.
     pub train_rows: usize,
-    /// Share of them that is not longer than `train.max_length`.
+    /// Share of them that is not left out as longer than `train.max_length`.
     pub kept: f64,
     /// Mean tokens of those, the end of sequence included.
     pub train_tokens: f64,
@@ -78,7 +79,7 @@ impl Sample {
         let eval = rows(&config.eval.split)?;
         let counted = |split: &str| manifest.splits[split].rows;
         let eval_rows = counted(&config.eval.split);
-        let mut lengths = measure(&train, &eval, tokenizer, config.train.max_length)?;
+        let mut lengths = measure(&train, &eval, tokenizer, &config.train)?;
         lengths.train_rows = counted(&config.data.train_split);
         lengths.eval_rows = eval_rows;
         lengths.render_s = render_s;
@@ -100,7 +101,7 @@ fn measure(
     train: &[AugmentedRow],
     eval: &[AugmentedRow],
     tokenizer: &Tokenizer,
-    max_length: usize,
+    config: &TrainConfig,
 ) -> anyhow::Result<Lengths> {
     let mut kept = Vec::new();
     let mut answers = Vec::new();
@@ -108,8 +109,8 @@ fn measure(
         let encoded = encode(row, tokenizer)?;
         let with_end = encoded.ids.len() + 1;
         answers.push(with_end - encoded.prompt_len.min(with_end));
-        if with_end <= max_length {
-            kept.push(with_end);
+        if with_end <= config.max_length || config.truncation == Truncation::Left {
+            kept.push(with_end.min(config.max_length));
         }
     }
     let prompts = eval

@@ -5,5 +5,7 @@ mod train;
 mod validation;
 
 pub use self::lora::{AllLinear, LoraConfig, Targets};
-pub use self::train::{Activations, LossOn, Schedule, TrainConfig};
+pub use self::train::{
+    Activations, LossOn, RunLength, Schedule, StepSize, TrainConfig, Truncation,
+};
 pub use self::validation::{KeptAdapter, ValidationConfig, ValidationMetric};

@@ -10,8 +10,13 @@ pub struct TrainConfig {
     pub learning_rate: f32,
     /// Tokens that go through the model at once; rows are packed without padding. Memory grows with it.
     pub tokens_per_micro_batch: usize,
-    /// Rows an optimizer step, reached by accumulation over micro-batches.
-    pub batch_size: usize,
+    /// Rows an optimizer step, reached by accumulation over micro-batches. Default 128; excludes `grad_accum_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Micro-batches an optimizer step, each packed as full as the rows of the whole epoch allow.
+    /// Excludes `batch_size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_accum_steps: Option<usize>,
     /// Steps over which the learning rate rises from 0. Default 100; excludes `warmup_ratio`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<usize>,
@@ -29,8 +34,11 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// `wsd`: the share of all steps over which the learning rate falls at the end.
     pub decay_ratio: f32,
-    /// Rows with more tokens are left out of training, and counted.
+    /// The most tokens of a row, its end of sequence included.
     pub max_length: usize,
+    /// What becomes of longer rows, which are counted: `drop` leaves them out, `left` cuts the left of
+    /// their prompt (never answer or end of sequence), `error` refuses to train.
+    pub truncation: Truncation,
     /// Which tokens carry loss: `completion` (answer and end of sequence) or `all`.
     pub loss_on: LossOn,
     /// Steps between checkpoints.
@@ -58,7 +66,8 @@ impl Default for TrainConfig {
         Self {
             learning_rate: 3e-4,
             tokens_per_micro_batch: 4096,
-            batch_size: 128,
+            batch_size: None,
+            grad_accum_steps: None,
             warmup_steps: None,
             warmup_ratio: None,
             max_steps: None,
@@ -66,6 +75,7 @@ impl Default for TrainConfig {
             schedule: Schedule::Cosine,
             decay_ratio: 0.1,
             max_length: 1024,
+            truncation: Truncation::Drop,
             loss_on: LossOn::Completion,
             checkpoint_every: 50,
             keep_checkpoints: 2,
@@ -85,17 +95,24 @@ impl TrainConfig {
     /// Warmup when neither `warmup_steps` nor `warmup_ratio` is given: the original experiment's.
     pub const DEFAULT_WARMUP_STEPS: usize = 100;
 
-    /// Optimizer steps of a run over `rows` training rows.
-    ///
-    /// The last batch of an epoch may be short; it is a step too.
-    pub fn total_steps(&self, rows: usize) -> usize {
+    /// Rows a step when neither `batch_size` nor `grad_accum_steps` is given: the original experiment's.
+    pub const DEFAULT_BATCH_SIZE: usize = 128;
+
+    /// What an optimizer step is made of.
+    pub fn step_size(&self) -> StepSize {
+        match (self.batch_size, self.grad_accum_steps) {
+            (Some(rows), _) => StepSize::Rows(rows),
+            (None, Some(count)) => StepSize::MicroBatches(count),
+            (None, None) => StepSize::Rows(Self::DEFAULT_BATCH_SIZE),
+        }
+    }
+
+    /// How long a run is.
+    pub fn run_length(&self) -> RunLength {
         match (self.max_steps, self.epochs) {
-            (Some(steps), _) => steps,
-            (None, Some(epochs)) => {
-                let per_epoch = rows.div_ceil(self.batch_size);
-                ((per_epoch as f64 * f64::from(epochs)).round() as usize).max(1)
-            }
-            (None, None) => Self::DEFAULT_MAX_STEPS,
+            (Some(steps), _) => RunLength::Steps(steps),
+            (None, Some(epochs)) => RunLength::Epochs(epochs),
+            (None, None) => RunLength::Steps(Self::DEFAULT_MAX_STEPS),
         }
     }
 
@@ -120,7 +137,18 @@ impl TrainConfig {
             self.learning_rate > 0.0 && self.learning_rate.is_finite(),
             "`train.learning_rate` must be above 0",
         );
-        check(self.batch_size > 0, "`train.batch_size` must be at least 1");
+        check(
+            self.batch_size.is_none() || self.grad_accum_steps.is_none(),
+            "`train.batch_size` and `train.grad_accum_steps` exclude each other: remove one",
+        );
+        check(
+            self.batch_size != Some(0),
+            "`train.batch_size` must be at least 1",
+        );
+        check(
+            self.grad_accum_steps != Some(0),
+            "`train.grad_accum_steps` must be at least 1",
+        );
         check(
             self.max_length >= 2,
             "`train.max_length` must be at least 2 tokens",
@@ -184,6 +212,38 @@ impl TrainConfig {
     }
 }
 
+/// What an optimizer step is made of. A short last step of an epoch is a step too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepSize {
+    /// So many rows, in as few micro-batches as they take.
+    Rows(usize),
+    /// So many micro-batches, as full as can be.
+    MicroBatches(usize),
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RunLength {
+    /// Optimizer steps.
+    Steps(usize),
+    /// Passes over the rows.
+    Epochs(f32),
+}
+
+/// What becomes of rows with more tokens than `max_length`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// They are left out.
+    #[default]
+    Drop,
+    /// Their prompts lose tokens on the left, behind the beginning of sequence. A row whose answer
+    /// alone is too long is left out.
+    Left,
+    /// Training does not start.
+    Error,
+}
+
 /// What the learning rate does after the warmup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -229,21 +289,24 @@ mod tests {
     #[test]
     fn defaults_are_the_original_experiment() {
         let config = TrainConfig::default();
-        assert_eq!(config.total_steps(3961), 600);
+        assert_eq!(config.step_size(), StepSize::Rows(128));
+        assert_eq!(config.run_length(), RunLength::Steps(600));
         assert_eq!(config.warmup(600), 100);
         assert!(config.validate().is_empty());
     }
 
     #[test]
-    fn an_epoch_counts_its_short_last_batch() {
-        let config = TrainConfig {
-            batch_size: 16,
-            epochs: Some(1.0),
+    fn a_step_is_rows_or_micro_batches_not_both() {
+        let mut config = TrainConfig {
+            grad_accum_steps: Some(4),
             warmup_ratio: Some(0.05),
             ..Default::default()
         };
-        assert_eq!(config.total_steps(3961), 248);
+        assert_eq!(config.step_size(), StepSize::MicroBatches(4));
         assert_eq!(config.warmup(248), 12);
+        assert!(config.validate().is_empty());
+        config.batch_size = Some(128);
+        assert!(config.validate()[0].contains("exclude each other"));
     }
 
     #[test]
