@@ -89,7 +89,7 @@ impl TinyRun {
                 learning_rate: 2e-2,
                 tokens_per_micro_batch: 40,
                 max_length: 20,
-                batch_size: 8,
+                batch_size: Some(8),
                 warmup_steps: Some(2),
                 max_steps: Some(steps),
                 checkpoint_every: 5,
