@@ -137,7 +137,9 @@ def optimizer() -> dict[str, Tensor]:
     shapes = {"large": (4296,), "small": (50,)}
     parameters = {name: torch.nn.Parameter(0.1 * torch.randn(shape)) for name, shape in shapes.items()}
     result = {f"adamw.{name}.parameter.0": value.detach().clone() for name, value in parameters.items()}
-    adamw = bitsandbytes.optim.AdamW8bit(parameters.values(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
+    # Exact in f32 as in f64: what differs is then the arithmetic, not the constants.
+    constants = {"lr": 1 / 128, "betas": (0.875, 0.984375), "eps": 1e-8, "weight_decay": 0.125}
+    adamw = bitsandbytes.optim.AdamW8bit(parameters.values(), **constants)
     for step in range(1, OPTIMIZER_STEPS + 1):
         for name, parameter in parameters.items():
             gradient = torch.randn(parameter.shape) * 10 ** (-4 * torch.rand(parameter.shape))

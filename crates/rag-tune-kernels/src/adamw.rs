@@ -34,16 +34,19 @@ impl AdamW {
         check_shape("adamw", "gradient", &[gradient.len()], &len)?;
         check_shape("adamw", "first_moment", &[state.first_moment.len()], &len)?;
         check_shape("adamw", "second_moment", &[state.second_moment.len()], &len)?;
-        if step == 0 {
-            let problem = "steps count from 1".to_owned();
-            return Err(KernelError::Value {
-                operation: "adamw",
-                problem,
-            });
-        }
+        check_step("adamw", step)?;
         cpu::adamw::update(self, step, lr, gradient_scale, gradient, state);
         Ok(())
     }
+}
+
+/// Step 0 has no moments that could be corrected for their start.
+pub(crate) fn check_step(operation: &'static str, step: u64) -> Result<(), KernelError> {
+    if step == 0 {
+        let problem = "steps count from 1".to_owned();
+        return Err(KernelError::Value { operation, problem });
+    }
+    Ok(())
 }
 
 /// A parameter with its moments, all of one length.

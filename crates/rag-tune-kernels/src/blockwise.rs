@@ -9,6 +9,8 @@
 
 use std::sync::LazyLock;
 
+use crate::error::{KernelError, check_shape};
+
 /// Values that share a scale.
 pub const BLOCK: usize = 256;
 
@@ -72,6 +74,13 @@ impl DynamicMap {
     /// What a code stands for, before its scale.
     pub fn value(&self, code: u8) -> f32 {
         self.values[usize::from(code)]
+    }
+
+    /// Values of one block, written to `values`.
+    pub(crate) fn dequantize_block(&self, codes: &[u8], absmax: f32, values: &mut [f32]) {
+        for (value, code) in values.iter_mut().zip(codes) {
+            *value = self.value(*code) * absmax;
+        }
     }
 
     /// Codes of one block, written to `codes`; returns its scale.
@@ -139,6 +148,26 @@ pub struct Blockwise {
 }
 
 impl Blockwise {
+    /// `len` zeros: their scales are zero, whatever the map.
+    pub fn zeros(len: usize) -> Self {
+        Self {
+            codes: vec![0; len],
+            absmax: vec![0.0; len.div_ceil(BLOCK)],
+        }
+    }
+
+    /// `Err` unless this holds `len` values.
+    pub(crate) fn check(
+        &self,
+        operation: &'static str,
+        [codes, absmax]: [&'static str; 2],
+        len: usize,
+    ) -> Result<(), KernelError> {
+        check_shape(operation, codes, &[self.codes.len()], &[len])?;
+        let blocks = [len.div_ceil(BLOCK)];
+        check_shape(operation, absmax, &[self.absmax.len()], &blocks)
+    }
+
     /// Quantises `values`, one after the other in blocks.
     pub fn quantize(map: &DynamicMap, values: &[f32]) -> Self {
         let mut codes = vec![0; values.len()];

@@ -8,6 +8,7 @@
 //! Activations are `[tokens, features]`, f32, with sequences packed end to end (see [`Sequences`]).
 
 pub mod adamw;
+pub mod adamw_8bit;
 pub mod attention;
 pub mod blockwise;
 mod buffer;

@@ -1,6 +1,7 @@
 //! CPU kernels. Arguments have been checked by the operation of the same name.
 
 pub(crate) mod adamw;
+pub(crate) mod adamw_8bit;
 pub(crate) mod attention;
 pub(crate) mod convert;
 pub(crate) mod cross_entropy;
