@@ -5,12 +5,22 @@ use std::time::{Duration, Instant};
 
 use rag_tune_kernels::Sequences;
 use rag_tune_model::llama::{Llama, PassOptions, TrainBatch};
-use rag_tune_model::lora::Adapter;
+use rag_tune_model::lora::{Adapter, LoraFactors};
 use rag_tune_train::batch::TrainSet;
+use rag_tune_train::config::OptimizerKind;
 use rag_tune_train::memory::MemoryPlan;
 
 use crate::config::RunConfig;
 use crate::output::Output;
+
+/// Adapter, gradient, and the optimizer's two moments.
+fn adapter_bytes(optimizer: OptimizerKind, adapter: &Adapter) -> usize {
+    let tensors = adapter.layers.values().flat_map(LoraFactors::tensors);
+    let lengths = tensors.map(|(_, tensor)| tensor.data().len());
+    lengths
+        .map(|values| 2 * 4 * values + optimizer.state_bytes(values))
+        .sum()
+}
 
 /// Tokens of the timed pass: enough that the matrix products work as in a full one.
 const TIMED_TOKENS: usize = 512;
@@ -50,7 +60,7 @@ impl Forecast {
         progress.finish();
         Ok(Self {
             memory,
-            adapter_bytes: 4 * 4 * adapter.parameters(),
+            adapter_bytes: adapter_bytes(train.optimizer, &adapter),
             steps,
             tokens: set.tokens() as f64 * set.epoch(steps),
             tokens_per_s: tokens_per_s?,

@@ -25,7 +25,7 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 pub const CONFIG_FILE: &str = "adapter_config.json";
 
 /// PEFT's name of one factor.
-fn tensor_name(place: Place, factor: Factor) -> String {
+pub fn tensor_name(place: Place, factor: Factor) -> String {
     let factor = match factor {
         Factor::A => "lora_A.weight",
         Factor::B => "lora_B.weight",
@@ -35,7 +35,7 @@ fn tensor_name(place: Place, factor: Factor) -> String {
 }
 
 /// PEFT's shape of one factor: a magnitude has one axis.
-fn stored_shape(factor: Factor, tensor: &Tensor) -> Vec<usize> {
+pub fn stored_shape(factor: Factor, tensor: &Tensor) -> Vec<usize> {
     match factor {
         Factor::A | Factor::B => tensor.shape().to_vec(),
         Factor::Magnitude => vec![tensor.cols()],
@@ -47,16 +47,8 @@ fn stored_shape(factor: Factor, tensor: &Tensor) -> Vec<usize> {
 /// # Errors
 /// [`ModelError`] if serialisation fails.
 pub fn weights_bytes(adapter: &Adapter) -> Result<Vec<u8>, ModelError> {
-    factors_bytes(&adapter.layers)
-}
-
-/// As [`weights_bytes`], for anything shaped like an adapter, such as optimizer moments.
-///
-/// # Errors
-/// [`ModelError`] if serialisation fails.
-pub fn factors_bytes(layers: &BTreeMap<Place, LoraFactors>) -> Result<Vec<u8>, ModelError> {
     let mut buffers = BTreeMap::new();
-    for (place, factors) in layers {
+    for (place, factors) in &adapter.layers {
         for (factor, tensor) in factors.tensors() {
             let bytes: Vec<u8> = tensor
                 .data()

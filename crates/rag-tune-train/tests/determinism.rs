@@ -11,7 +11,7 @@ use std::path::Path;
 use rag_tune_model::config::{Compute, Quantization};
 use rag_tune_model::lora::Projection;
 use rag_tune_model::tokenizer::EncodedRow;
-use rag_tune_train::config::Targets;
+use rag_tune_train::config::{OptimizerKind, Targets};
 use rag_tune_train::trainer::Start;
 use safetensors::tensor::{Dtype, TensorView};
 use support::{TinyRun, adapter_bytes, load, timeless_metrics};
@@ -174,6 +174,14 @@ fn a_dora_run_gives_the_same_bytes_on_any_number_of_threads() {
     run.rows = long_rows();
     run.lora.use_dora = true;
     assert_threads_change_nothing(&run, "DoRA");
+}
+
+/// Rank 128 gives tensors of 2,048 values and of 4,096: moments in f32 and in 8 bits.
+#[test]
+fn a_run_with_8_bit_state_gives_the_same_bytes_on_any_number_of_threads() {
+    let mut run = TinyRun::new(4).with(|train| train.optimizer = OptimizerKind::AdamW8bit);
+    run.lora.rank = 128;
+    assert_threads_change_nothing(&run, "8-bit AdamW");
 }
 
 /// Otherwise the laws above would hold for any two runs.

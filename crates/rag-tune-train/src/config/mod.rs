@@ -6,6 +6,6 @@ mod validation;
 
 pub use self::lora::{AllLinear, LoraConfig, Targets};
 pub use self::train::{
-    Activations, LossOn, RunLength, Schedule, StepSize, TrainConfig, Truncation,
+    Activations, LossOn, OptimizerKind, RunLength, Schedule, StepSize, TrainConfig, Truncation,
 };
 pub use self::validation::{KeptAdapter, ValidationConfig, ValidationMetric};

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
+    /// `adamw`, or `adamw_8bit`: its state takes 2 bytes a trained value instead of 8, as in bitsandbytes.
+    pub optimizer: OptimizerKind,
     /// Peak learning rate of AdamW.
     pub learning_rate: f32,
     /// Tokens that go through the model at once; rows are packed without padding. Memory grows with it.
@@ -64,6 +66,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            optimizer: OptimizerKind::AdamW,
             learning_rate: 3e-4,
             tokens_per_micro_batch: 4096,
             batch_size: None,
@@ -242,6 +245,17 @@ pub enum Truncation {
     Left,
     /// Training does not start.
     Error,
+}
+
+/// What updates the adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OptimizerKind {
+    /// AdamW with its moments in f32.
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// AdamW with its moments in 8 bits, as bitsandbytes' `AdamW8bit` has them.
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit,
 }
 
 /// What the learning rate does after the warmup.
