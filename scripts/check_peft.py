@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from int8_rows import quantize_model
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -29,7 +29,7 @@ def load(run: Path, base: Path, quantize: bool) -> PeftModel:
     if quantize:
         quantize_model(model)
     adapted = PeftModel.from_pretrained(model, str(run)).eval()
-    expected = {name.replace(".default.", ".") for name, _ in adapted.named_parameters() if "lora_" in name}
+    expected = set(get_peft_model_state_dict(adapted))
     with safe_open(run / "adapter_model.safetensors", framework="pt") as file:
         written = set(file.keys())
     if expected != written:

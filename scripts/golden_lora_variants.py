@@ -5,7 +5,8 @@ usage: golden_lora_variants.py GOLDEN_DIR
 GOLDEN_DIR is tests/fixtures/golden: the tiny models, the ids and the labels there (golden_llama.py) are used.
 For each variant one folder: the adapter as PEFT saves it, with random factors; `gradients.safetensors`, under the
 names of the adapter's file; `golden.safetensors` with logits, loss, and loss and gradients under dropout (the masks are
-those of rag-tune-kernels/src/dropout.rs, made again here); `trained_plain` and `trained_loraplus.safetensors`, the
+those of rag-tune-kernels/src/dropout.rs, made again here); `merged.safetensors`, every eighth row of the adapted weights after
+PEFT's `merge_and_unload`; `trained_plain` and `trained_loraplus.safetensors`, the
 factors after some steps of AdamW, the latter with PEFT's `create_loraplus_optimizer`. Besides, `selections.json`: which
 modules PEFT adapts for each of many configs, with rank and scaling, or null where it refuses. Needs scripts/python-env.sh.
 """
@@ -214,6 +215,10 @@ def write_variant(name: str, settings: dict, golden_dir: Path, seed: int) -> Non
     golden["dropout_loss"] = loss_of(adapted, ids, targets)
     golden["dropout_loss"].backward()
     save_file(gradients(adapted), folder / "dropout_gradients.safetensors")
+
+    merged = new_adapter(base, settings, seed).merge_and_unload().state_dict()
+    rows = {name: weight[::8].clone() for name, weight in merged.items() if "_proj" in name}
+    save_file(rows, folder / "merged.safetensors")
 
     for label, make_optimizer in [("plain", plain_optimizer), ("loraplus", loraplus_optimizer)]:
         state, losses = trained(new_adapter(base, settings, seed), make_optimizer, ids, targets)

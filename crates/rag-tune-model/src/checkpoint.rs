@@ -23,6 +23,7 @@ mod safetensors;
 use self::gguf::GgufFile;
 pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
 use self::safetensors::SafetensorsFiles;
+pub(crate) use self::safetensors::{INDEX_FILE, Shard, ShardTensor};
 
 /// An opened checkpoint. Cheap to open and to keep; shareable between threads.
 #[derive(Debug)]
@@ -160,6 +161,27 @@ impl Checkpoint {
                 file.release();
                 values
             }
+        }
+    }
+
+    /// The safetensors files as they lie on disk, by name.
+    ///
+    /// # Errors
+    /// [`ModelError::MergeIntoGguf`] for a GGUF.
+    pub(crate) fn shards(&self) -> Result<Vec<Shard<'_>>, ModelError> {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => Ok(files.shards()),
+            Weights::Gguf(file) => Err(ModelError::MergeIntoGguf {
+                path: file.path().to_owned(),
+            }),
+        }
+    }
+
+    /// Gives back the memory of what was read of [`Checkpoint::shards`].
+    pub(crate) fn release(&self) {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => files.release(),
+            Weights::Gguf(file) => file.release(),
         }
     }
 

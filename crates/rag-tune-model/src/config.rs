@@ -123,6 +123,22 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
+    /// Whether the tensors of both models have the same shapes.
+    pub fn has_shapes_of(&self, other: &Self) -> bool {
+        let shapes = |config: &Self| {
+            [
+                config.hidden_size,
+                config.intermediate_size,
+                config.num_hidden_layers,
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+                config.vocab_size,
+            ]
+        };
+        shapes(self) == shapes(other)
+    }
+
     /// Refuses shapes that no Llama can have. `path` is the file to blame.
     fn check(self, path: &Path) -> Result<Self, ModelError> {
         let sizes = [

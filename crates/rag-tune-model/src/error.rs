@@ -132,6 +132,20 @@ pub enum ModelError {
         /// `lm_head` or `model.embed_tokens`.
         module: &'static str,
     },
+    /// A model is to be merged into a file that holds no plain floats.
+    #[error("`{path}` is a GGUF file; an adapter is merged into safetensors")]
+    MergeIntoGguf {
+        /// The base model's file.
+        path: PathBuf,
+    },
+    /// The operating system refused to write a file.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
     /// The machine lacks what the configured arithmetic needs.
     #[error("`model.compute = \"{compute}\"` needs a processor with AVX-512 BF16")]
     ComputeUnsupported {
@@ -186,8 +200,13 @@ impl ModelError {
                 "evaluate the adapter on the base model that it was trained on (`model.base`)"
             }
             Self::AdapterOutsideBlocks { .. } => crate::lora::BLOCKS_ONLY,
+            Self::MergeIntoGguf { .. } => {
+                "--base names the same model as a folder with safetensors; llama.cpp applies an adapter unmerged \
+                 (`rag-tune export --format gguf`)"
+            }
             Self::ComputeUnsupported { .. } => "use `compute = \"auto\"` or `\"f32\"`",
             Self::Io { .. }
+            | Self::Write { .. }
             | Self::Kernel(_)
             | Self::Config { .. }
             | Self::Unsupported { .. }
@@ -202,6 +221,12 @@ impl ModelError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    /// For `map_err`: a file that cannot be written.
+    pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Write { path, source }
     }
 
     /// A [`ModelError::Corrupt`] at `path`.

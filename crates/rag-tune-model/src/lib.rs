@@ -3,6 +3,7 @@
 mod block;
 pub mod checkpoint;
 pub mod config;
+pub mod drift;
 pub mod error;
 pub mod generate;
 mod gguf_metadata;
@@ -12,6 +13,7 @@ pub mod llama;
 mod loader;
 pub mod lora;
 pub mod lora_settings;
+pub mod merge;
 #[cfg(test)]
 mod mirror;
 pub mod peft;

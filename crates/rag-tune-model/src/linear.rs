@@ -8,8 +8,8 @@ use rag_tune_kernels::dropout::Dropout;
 use rag_tune_kernels::linear::{self, Input, product_nn, product_nt, product_tn};
 use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor};
 
-pub(crate) use self::dora::row_norms;
 use self::dora::{Dora, add_rescaled, rescaled, scale_columns, scaled_rows};
+pub(crate) use self::dora::{add_update, factor, length, row_norms};
 use crate::lora::{Adapter, LoraFactors, Place};
 
 /// A frozen layer and its update.

@@ -16,6 +16,11 @@ use crate::loader::Loader;
 use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place};
 use crate::lora_settings::LoraSettings;
 
+/// The embedding's name in a checkpoint.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The head's, where it is not the embedding.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
 /// A Llama whose weights are frozen; block linears are 8-bit unless the config says otherwise.
 pub struct Llama {
     pub(crate) config: LlamaConfig,
@@ -79,26 +84,36 @@ impl Llama {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ModelError> {
         let loader = Loader::new(checkpoint, config)?;
-        let llama = checkpoint.config().clone();
-        let layers = llama.num_hidden_layers;
-        let vocab_shape = [llama.vocab_size, llama.hidden_size];
-        let embedding = loader.wide("model.embed_tokens.weight", vocab_shape)?;
-        let mut blocks = Vec::with_capacity(layers);
+        let mut model = Self::without_blocks(checkpoint, config, &loader)?;
+        let layers = model.config.num_hidden_layers;
+        model.blocks.reserve_exact(layers);
         for layer in 0..layers {
             progress(layer, layers);
-            blocks.push(loader.block(layer, &llama)?);
+            model.blocks.push(loader.block(layer, &model.config)?);
         }
         progress(layers, layers);
+        Ok(model)
+    }
+
+    /// What stands before and after the blocks.
+    pub(crate) fn without_blocks(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        loader: &Loader<'_>,
+    ) -> Result<Self, ModelError> {
+        let llama = checkpoint.config().clone();
+        let vocab_shape = [llama.vocab_size, llama.hidden_size];
+        let embedding = loader.wide(EMBEDDING, vocab_shape)?;
         let head = match llama.tie_word_embeddings {
             true => None,
-            false => Some(loader.wide("lm_head.weight", vocab_shape)?),
+            false => Some(loader.wide(HEAD, vocab_shape)?),
         };
         Ok(Self {
             compute: loader.compute(),
             quantization: config.quantization,
             double_quantization: config.double_quantization,
             embedding,
-            blocks,
+            blocks: Vec::new(),
             final_norm: loader.values("model.norm.weight", &[llama.hidden_size])?,
             head,
             rope: RopeTable::new(

@@ -49,7 +49,11 @@ impl<'a> Loader<'a> {
     }
 
     /// A block linear.
-    fn linear(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
+    pub(crate) fn linear(
+        &self,
+        name: &str,
+        [out, inner]: [usize; 2],
+    ) -> Result<Matrix, ModelError> {
         let values = self.values(name, &[out, inner])?;
         Ok(match (self.quantization, self.compute) {
             (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,

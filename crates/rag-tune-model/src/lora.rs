@@ -187,6 +187,16 @@ impl Adapter {
         self.layers.get(&place)
     }
 
+    /// Only what adapts the block `layer`.
+    pub(crate) fn of_block(&self, layer: usize) -> Self {
+        let here = self.layers.iter().filter(|((at, _), _)| *at == layer);
+        Self {
+            settings: self.settings.clone(),
+            layers: here.map(|(place, lora)| (*place, lora.clone())).collect(),
+            scalings: self.scalings.clone(),
+        }
+    }
+
     /// What the update of one layer is multiplied by.
     pub fn scaling(&self, place: Place) -> f32 {
         self.scalings.get(&place).copied().unwrap_or_default()

@@ -15,7 +15,8 @@ use super::{StoredTensor, check_shape};
 use crate::error::ModelError;
 
 const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
+/// Says which file each tensor of a sharded checkpoint is in.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Length of the number that precedes the header.
 const HEADER_LENGTH_BYTES: usize = 8;
@@ -36,6 +37,23 @@ struct Location {
     shape: Vec<usize>,
     /// Where the data lies in the file.
     bytes: std::ops::Range<usize>,
+}
+
+/// One file, in pieces.
+pub(crate) struct Shard<'a> {
+    /// Where it lies.
+    pub(crate) path: &'a Path,
+    /// What precedes the tensors, the header's length included.
+    pub(crate) header: &'a [u8],
+    /// One after the other, up to the file's end.
+    pub(crate) tensors: Vec<ShardTensor<'a>>,
+}
+
+/// A tensor of a [`Shard`].
+pub(crate) struct ShardTensor<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dtype: Dtype,
+    pub(crate) bytes: &'a [u8],
 }
 
 #[derive(Deserialize)]
@@ -144,6 +162,30 @@ impl SafetensorsFiles {
     /// See [`MappedFile::release`].
     pub fn release(&self) {
         self.files.iter().for_each(MappedFile::release);
+    }
+
+    /// See [`super::Checkpoint::shards`].
+    pub fn shards(&self) -> Vec<Shard<'_>> {
+        let files = self.files.iter().enumerate();
+        files
+            .map(|(index, file)| {
+                let mut located: Vec<_> = self.tensors.iter().collect();
+                located.retain(|(_, location)| location.file == index);
+                located.sort_by_key(|(_, location)| location.bytes.start);
+                let first = located.first().map(|(_, location)| location.bytes.start);
+                let header_end = first.unwrap_or(file.bytes().len());
+                let tensors = located.into_iter().map(|(name, location)| ShardTensor {
+                    name,
+                    dtype: location.dtype,
+                    bytes: self.bytes(location),
+                });
+                Shard {
+                    path: file.path(),
+                    header: &file.bytes()[..header_end],
+                    tensors: tensors.collect(),
+                }
+            })
+            .collect()
     }
 
     /// Every tensor, ordered by name.

@@ -21,7 +21,7 @@ impl ExportDtype {
     ///
     /// # Errors
     /// As [`ExportDtype::check`].
-    pub(super) fn bytes(self, name: &str, values: &[f32]) -> Result<Vec<u8>, ModelError> {
+    pub(crate) fn bytes(self, name: &str, values: &[f32]) -> Result<Vec<u8>, ModelError> {
         self.check(name, values)?;
         let values = values.iter();
         Ok(match self {

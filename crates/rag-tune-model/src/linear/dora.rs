@@ -31,11 +31,25 @@ pub(crate) fn row_norms(
             if let Some((lora, scaling)) = update {
                 add_update(row, out, lora, scaling);
             }
-            let square: f64 = row.iter().map(|value| f64::from(*value).powi(2)).sum();
-            Ok(square.sqrt() as f32)
+            Ok(length(row))
         },
     );
     rows.collect()
+}
+
+/// Euclidean length.
+pub(crate) fn length(row: &[f32]) -> f32 {
+    let square: f64 = row.iter().map(|value| f64::from(*value).powi(2)).sum();
+    square.sqrt() as f32
+}
+
+/// What a row of length `norm` is multiplied by to have the length `magnitude`.
+pub(crate) fn factor(magnitude: f32, norm: f32) -> f32 {
+    match norm {
+        // A row of zeros has no direction: 0 / 0 in PEFT. It stays a row of zeros.
+        0.0 => 1.0,
+        norm => magnitude / norm,
+    }
 }
 
 /// `row += scaling * B[out, :] A`
@@ -63,11 +77,7 @@ impl Dora<'_> {
     pub(crate) fn factors(&self) -> Vec<f32> {
         let pairs = self.magnitude.data().iter().zip(self.norms);
         pairs
-            .map(|(magnitude, norm)| match norm {
-                // A row of zeros has no direction: 0 / 0 in PEFT. It stays a row of zeros.
-                0.0 => 1.0,
-                norm => magnitude / norm,
-            })
+            .map(|(magnitude, norm)| factor(*magnitude, *norm))
             .collect()
     }
 
