@@ -20,6 +20,7 @@ fn every_command_explains_itself_with_an_example() {
         "train",
         "eval",
         "export",
+        "merge",
         "score",
         "compare",
         "chart",

@@ -17,6 +17,7 @@ mod evaluation;
 mod files;
 mod forecast;
 mod leakage;
+mod merge_drift;
 mod model_card;
 mod output;
 mod public_name;

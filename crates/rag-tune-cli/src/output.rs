@@ -111,6 +111,11 @@ impl Progress {
         self.with(|bar| bar.set_position(position));
     }
 
+    /// Changes how many units there are.
+    pub fn resize(&self, total: u64) {
+        self.with(|bar| bar.set_length(total));
+    }
+
     /// Changes what stands before the bar.
     pub fn say(&self, text: &str) {
         self.with(|bar| bar.set_message(text.to_owned()));

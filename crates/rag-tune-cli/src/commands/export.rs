@@ -145,7 +145,7 @@ pub fn export(args: &ExportArgs, out: &mut Output) -> anyhow::Result<()> {
 }
 
 /// Half a run is not exported.
-fn require_adapter(run: &RunFolder) -> anyhow::Result<()> {
+pub fn require_adapter(run: &RunFolder) -> anyhow::Result<()> {
     let path = run.path().display();
     if run.is_finished() {
         return Ok(());
@@ -165,6 +165,14 @@ fn require_adapter(run: &RunFolder) -> anyhow::Result<()> {
     Err(InputError::new(message, hint).into())
 }
 
+/// Whether two paths lead to the same file or folder.
+pub fn is_same_place(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
 /// llama.cpp has no place for the magnitudes; without them the adapter is another one.
 fn refuse_dora(run: &RunFolder) -> anyhow::Result<()> {
     let files = AdapterFiles::open(run.path())?;
@@ -175,8 +183,7 @@ fn refuse_dora(run: &RunFolder) -> anyhow::Result<()> {
         "`{}` is a DoRA adapter, which llama.cpp cannot apply",
         run.path().display()
     );
-    let hint =
-        "merge it into its base model and convert that, or train with `lora.use_dora = false`";
+    let hint = "`rag-tune merge` and convert the model that it writes, or train with `lora.use_dora = false`";
     Err(InputError::new(message, hint).into())
 }
 
@@ -272,11 +279,7 @@ impl ExportArgs {
 
     /// What took hours is not replaced by a slip.
     fn require_free(&self, format: Format, path: &Path) -> anyhow::Result<()> {
-        let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
-            (Ok(a), Ok(b)) => a == b,
-            _ => false,
-        };
-        if same(path, &self.adapter) {
+        if is_same_place(path, &self.adapter) {
             let message = format!("--out is the adapter's own folder, `{}`", path.display());
             return Err(InputError::new(message, "name another folder").into());
         }

@@ -9,6 +9,7 @@ mod demo_data;
 mod eval;
 mod export;
 mod inspect;
+mod merge;
 mod reproduce;
 mod score;
 mod sql_worker;
@@ -32,6 +33,7 @@ pub enum Command {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Export(Box<export::ExportArgs>),
+    Merge(merge::MergeArgs),
     Score(score::ScoreArgs),
     Compare(compare::CompareArgs),
     Chart(chart::ChartArgs),
@@ -53,6 +55,7 @@ impl Command {
             Self::Train(args) => train::train(args, out),
             Self::Eval(args) => eval::eval(args, out),
             Self::Export(args) => export::export(args, out),
+            Self::Merge(args) => merge::merge(args, out),
             Self::Score(args) => score::score(args, out),
             Self::Compare(args) => compare::compare(args, out),
             Self::Chart(args) => chart::chart(args, out),

@@ -1,0 +1,477 @@
+//! `rag-tune merge`: base model and adapter as one model, and how far it is from the two.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use rag_tune_model::checkpoint::Checkpoint;
+use rag_tune_model::config::{ModelConfig, Quantization};
+use rag_tune_model::lora::Adapter;
+use rag_tune_model::merge::write_merged;
+use rag_tune_model::peft;
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::HubArgs;
+use super::export::{is_same_place, require_adapter};
+use crate::base_model::{BaseRecord, load_adapter};
+use crate::config::{Environment, ResolvedConfig, RunConfig};
+use crate::error::InputError;
+use crate::files::write_atomically;
+use crate::merge_drift::{DriftReport, Reference, Texts};
+use crate::output::Output;
+use crate::public_name::public_name;
+use crate::run_folder::RunFolder;
+
+/// What of a base model's folder belongs to the merged model too, besides the weights.
+const COMPANIONS: [&str; 12] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE",
+    "NOTICE",
+];
+
+/// Says how a merged model was made; without it a folder is not replaced.
+const RECORD: &str = "rag_tune_merge.json";
+
+/// Write base model and adapter as one model, and say how far it is from the two
+///
+/// The base's safetensors are copied tensor by tensor, in their own type, with the adapter's update added; DoRA, rsLoRA and
+/// patterns are part of it. Then the merged model's logits are compared with those of the adapter on the base
+/// as training held it, and on the base as it is stored; rag_tune_merge.json keeps the figures.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1
+  rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1 --base-weights dequantized
+  rag-tune merge --adapter peft_folder --base OWNER/NAME --out merged/model --text sample.txt")]
+pub struct MergeArgs {
+    /// Run folder, or any folder with an adapter in PEFT's format
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The folder to write, which is a model for any program that reads Hugging Face's format
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The model to merge into, with safetensors [default: the run's own base, with the same weights]
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// Which weights the update is added to
+    #[arg(long, value_enum, default_value = "original")]
+    base_weights: BaseWeights,
+    /// How the base was held in training [default: as the run's config says; `none` for an adapter without one]
+    #[arg(long, value_enum, value_name = "KIND")]
+    quantization: Option<HeldAs>,
+    /// A text to compare the models on [default: answers of the run's evaluation split]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Rows, or pieces of 512 tokens of --text, that the models are compared on; 0 compares nothing
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    rows: usize,
+    /// Replace an earlier merged model at --out
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// What the update is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum BaseWeights {
+    /// The base's weights as they are stored
+    Original,
+    /// What they were rounded to in training
+    Dequantized,
+}
+
+/// [`Quantization`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HeldAs {
+    Int8,
+    Nf4,
+    None,
+}
+
+impl From<HeldAs> for Quantization {
+    fn from(held: HeldAs) -> Self {
+        match held {
+            HeldAs::Int8 => Self::Int8,
+            HeldAs::Nf4 => Self::Nf4,
+            HeldAs::None => Self::None,
+        }
+    }
+}
+
+/// A base model on disk and what it is called.
+struct Base {
+    name: String,
+    checkpoint: Checkpoint,
+}
+
+/// Everything that merging needs, checked before anything is written.
+struct Merging {
+    /// What is merged into.
+    base: Base,
+    /// What the adapter was trained on, where that is another.
+    trained_on: Option<Base>,
+    adapter: Adapter,
+    /// How training held the base.
+    held: ModelConfig,
+    texts: Option<Texts>,
+}
+
+/// The text of [`RECORD`]: names, and no folders of this machine.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    rag_tune_version: &'a str,
+    adapter: String,
+    base: NamedWeights<'a>,
+    base_weights: BaseWeights,
+    trained_on: NamedWeights<'a>,
+    quantization_in_training: Quantization,
+    drift: Option<&'a DriftReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedWeights<'a> {
+    name: String,
+    fingerprint: &'a str,
+}
+
+/// Runs the command.
+pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
+    let run = RunFolder::new(&args.adapter);
+    require_adapter(&run)?;
+    args.require_free()?;
+    let merging = args.prepare(&run, out)?;
+    let folder = args.temporary_folder()?;
+    args.write(&merging, folder.path(), out)?;
+    let report = merging.drift(folder.path(), out)?;
+    let record = merging.record(&run, args.base_weights, report.as_ref());
+    let text = serde_json::to_string_pretty(&record).context("cannot write the record")?;
+    write_atomically(&folder.path().join(RECORD), &(text + "\n"))?;
+    args.publish(folder)?;
+    if let Some(report) = &report {
+        out.data(&format!("{}\n", report.as_table()))?;
+    }
+    out.data(&format!("{}\n", args.out.display()))?;
+    Ok(())
+}
+
+impl MergeArgs {
+    fn prepare(&self, run: &RunFolder, out: &Output) -> anyhow::Result<Merging> {
+        let config = self.run_config(run)?;
+        let (base, trained_on, adapter) = match (&self.base, run.base_record().is_file()) {
+            (None, false) => {
+                let message = format!(
+                    "`{}` does not say what its base model is",
+                    run.path().display()
+                );
+                let hint = "--base MODEL names it: a hub id or a folder";
+                return Err(InputError::new(message, hint).into());
+            }
+            (None, true) => {
+                let base = self.open(&BaseRecord::load(run)?.base)?;
+                let adapter = load_adapter(run, &base.checkpoint)?;
+                (base, None, adapter)
+            }
+            (Some(name), has_record) => {
+                let base = self.open(name)?;
+                let trained_on = match has_record {
+                    true => self.trained_on(run, &base, out)?,
+                    false => None,
+                };
+                let adapter =
+                    peft::load(run.path(), base.checkpoint.config()).with_context(|| {
+                        format!("cannot load the adapter in `{}`", run.path().display())
+                    })?;
+                (base, trained_on, adapter)
+            }
+        };
+        let mut held = match &config {
+            Some(config) => config.model.clone(),
+            None => ModelConfig {
+                quantization: Quantization::None,
+                ..ModelConfig::default()
+            },
+        };
+        if let Some(quantization) = self.quantization {
+            held.quantization = quantization.into();
+        }
+        if self.base_weights == BaseWeights::Dequantized && held.quantization == Quantization::None
+        {
+            let message =
+                "the base was not quantised in training, so there is nothing to dequantise";
+            let hint =
+                "leave out --base-weights, or say how it was held: --quantization int8 or nf4";
+            return Err(InputError::new(message, hint).into());
+        }
+        if is_same_place(&self.out, base.checkpoint.path()) {
+            let message = format!(
+                "--out is the base model's own folder, `{}`",
+                self.out.display()
+            );
+            return Err(InputError::new(message, "name another folder").into());
+        }
+        let texts = self.texts(run, config.as_ref(), &base)?;
+        Ok(Merging {
+            base,
+            trained_on,
+            adapter,
+            held,
+            texts,
+        })
+    }
+
+    fn run_config(&self, run: &RunFolder) -> anyhow::Result<Option<RunConfig>> {
+        let path = run.config();
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let resolved = ResolvedConfig::load(&path, &[], &Environment::from_process())?;
+        Ok(Some(resolved.run))
+    }
+
+    fn open(&self, name: &str) -> anyhow::Result<Base> {
+        let open = || anyhow::Ok(Checkpoint::open(&self.hub.hub().model(name)?)?);
+        let checkpoint = open().with_context(|| format!("cannot open the base model `{name}`"))?;
+        Ok(Base {
+            name: public_name(name),
+            checkpoint,
+        })
+    }
+
+    /// The run's own base where `base` is another, or the same in another precision.
+    fn trained_on(
+        &self,
+        run: &RunFolder,
+        base: &Base,
+        out: &Output,
+    ) -> anyhow::Result<Option<Base>> {
+        let record = BaseRecord::load(run)?;
+        if record.fingerprint == base.checkpoint.fingerprint() {
+            return Ok(None);
+        }
+        let found = self.open(&record.base).ok();
+        let found = found.filter(|own| own.checkpoint.fingerprint() == record.fingerprint);
+        let name = public_name(&record.base);
+        match found {
+            Some(own)
+                if own
+                    .checkpoint
+                    .config()
+                    .has_shapes_of(base.checkpoint.config()) =>
+            {
+                Ok(Some(own))
+            }
+            Some(_) => {
+                let message = format!("`{}` has other shapes than `{name}`", base.name);
+                let hint = "--base must be the model that the adapter was trained on; only its precision may differ";
+                Err(InputError::new(message, hint).into())
+            }
+            None => {
+                out.note(&format!(
+                    "`{name}`, which the adapter was trained on, is not here: `{}` stands for it",
+                    base.name
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    fn texts(
+        &self,
+        run: &RunFolder,
+        config: Option<&RunConfig>,
+        base: &Base,
+    ) -> anyhow::Result<Option<Texts>> {
+        if self.rows == 0 {
+            return Ok(None);
+        }
+        let tokenizer = base.checkpoint.tokenizer()?;
+        if let Some(path) = &self.text {
+            return Ok(Some(Texts::of_file(path, &tokenizer, self.rows)?));
+        }
+        let found = match config {
+            Some(config) => Texts::of_run(run, config, &tokenizer, self.rows)?,
+            None => None,
+        };
+        if found.is_none() {
+            let message = format!(
+                "`{}` has no prompts to compare the models on",
+                run.path().display()
+            );
+            let hint = "--text FILE names a text; --rows 0 merges without comparing";
+            return Err(InputError::new(message, hint).into());
+        }
+        Ok(found)
+    }
+
+    /// Weights, and what stands beside them.
+    fn write(&self, merging: &Merging, folder: &Path, out: &Output) -> anyhow::Result<()> {
+        let held = ModelConfig {
+            quantization: match self.base_weights {
+                BaseWeights::Original => Quantization::None,
+                BaseWeights::Dequantized => merging.held.quantization,
+            },
+            ..merging.held.clone()
+        };
+        let checkpoint = &merging.base.checkpoint;
+        let progress = out.progress();
+        progress.start("merging", 1);
+        let written = write_merged(
+            folder,
+            checkpoint,
+            &merging.adapter,
+            &held,
+            &mut |done, total| {
+                progress.resize(total as u64);
+                progress.move_to(done as u64);
+            },
+        );
+        progress.finish();
+        written.with_context(|| format!("cannot merge into `{}`", merging.base.name))?;
+        for name in COMPANIONS {
+            let (from, to) = (checkpoint.path().join(name), folder.join(name));
+            if from.is_file() {
+                fs::copy(&from, &to).with_context(|| {
+                    format!("cannot copy `{}` to `{}`", from.display(), to.display())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder beside --out, removed again if merging fails.
+    fn temporary_folder(&self) -> anyhow::Result<TempDir> {
+        let parent = self.out.parent().filter(|parent| *parent != Path::new(""));
+        let parent = parent.unwrap_or(Path::new("."));
+        let make = || {
+            fs::create_dir_all(parent)?;
+            let mut builder = tempfile::Builder::new();
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                builder.permissions(fs::Permissions::from_mode(0o777)); // less the umask
+            }
+            builder.prefix(".rag-tune-merge-").tempdir_in(parent)
+        };
+        make().with_context(|| format!("cannot write in `{}`", parent.display()))
+    }
+
+    /// Gives the finished folder its name; an earlier model goes last.
+    fn publish(&self, folder: TempDir) -> anyhow::Result<()> {
+        let earlier = folder.path().with_extension("earlier");
+        let rename = || {
+            let replaces = self.out.exists();
+            if replaces {
+                fs::rename(&self.out, &earlier)?;
+            }
+            fs::rename(folder.path(), &self.out)?;
+            match replaces {
+                true => fs::remove_dir_all(&earlier),
+                false => Ok(()),
+            }
+        };
+        rename().with_context(|| format!("cannot write `{}`", self.out.display()))?;
+        // It has another name now: there is nothing left to remove.
+        let _renamed = folder.keep();
+        Ok(())
+    }
+
+    /// Neither a model nor anything else is replaced by a slip.
+    fn require_free(&self) -> anyhow::Result<()> {
+        let refuse = |message: String, hint: &str| Err(InputError::new(message, hint).into());
+        let path = self.out.display();
+        if is_same_place(&self.out, &self.adapter) {
+            let message = format!("--out is the adapter's own folder, `{path}`");
+            return refuse(message, "name another folder");
+        }
+        let is_empty_folder = fs::read_dir(&self.out).is_ok_and(|mut all| all.next().is_none());
+        if !self.out.exists() || is_empty_folder {
+            return Ok(());
+        }
+        if !self.out.join(RECORD).is_file() {
+            let message = format!("`{path}` is there already, and is no merged model");
+            return refuse(message, "name another folder");
+        }
+        if !self.force {
+            return refuse(format!("`{path}` is there already"), "--force replaces it");
+        }
+        Ok(())
+    }
+}
+
+impl Merging {
+    fn trained_on(&self) -> &Base {
+        self.trained_on.as_ref().unwrap_or(&self.base)
+    }
+
+    /// Compares the merged model in `folder` with what it was made of.
+    fn drift(&self, folder: &Path, out: &Output) -> anyhow::Result<Option<DriftReport>> {
+        let Some(texts) = &self.texts else {
+            return Ok(None);
+        };
+        let merged = Checkpoint::open(folder).context("cannot read what was merged")?;
+        let as_stored = ModelConfig {
+            quantization: Quantization::None,
+            ..self.held.clone()
+        };
+        let trained_on = &self.trained_on().checkpoint;
+        let held = match self.held.quantization {
+            Quantization::Int8 => "int8",
+            Quantization::Nf4 => "NF4",
+            Quantization::None => "unquantised",
+        };
+        let mut references = vec![Reference {
+            name: format!("the adapter on the {held} base of its training"),
+            checkpoint: trained_on,
+            held: self.held.clone(),
+            adapter: Some(&self.adapter),
+        }];
+        if self.held.quantization != Quantization::None || self.trained_on.is_some() {
+            references.push(Reference {
+                name: "the adapter on the base as it is stored".to_owned(),
+                checkpoint: &self.base.checkpoint,
+                held: as_stored,
+                adapter: Some(&self.adapter),
+            });
+        }
+        references.push(Reference {
+            name: format!("the {held} base without the adapter, for scale"),
+            checkpoint: trained_on,
+            held: self.held.clone(),
+            adapter: None,
+        });
+        DriftReport::measure(texts, &merged, &references, out).map(Some)
+    }
+
+    fn record<'a>(
+        &'a self,
+        run: &RunFolder,
+        base_weights: BaseWeights,
+        drift: Option<&'a DriftReport>,
+    ) -> Record<'a> {
+        let named = |base: &'a Base| NamedWeights {
+            name: base.name.clone(),
+            fingerprint: base.checkpoint.fingerprint(),
+        };
+        Record {
+            rag_tune_version: env!("CARGO_PKG_VERSION"),
+            adapter: run.name(),
+            base: named(&self.base),
+            base_weights,
+            trained_on: named(self.trained_on()),
+            quantization_in_training: self.held.quantization,
+            drift,
+        }
+    }
+}
