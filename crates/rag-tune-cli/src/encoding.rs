@@ -16,7 +16,7 @@ pub fn question(row: &AugmentedRow) -> String {
     format!("{}\n", row.inference_prompt)
 }
 
-/// Question and answer, tokenised jointly; [`TrainSet`] appends the end of sequence.
+/// Question and answer; the ids begin with those of the question. [`TrainSet`] appends the end of sequence.
 ///
 /// # Errors
 /// When the tokenizer fails.

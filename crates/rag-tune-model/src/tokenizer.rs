@@ -1,4 +1,5 @@
-//! Text to token ids and back, exactly as the original model's tokenizer does.
+//! Text to token ids and back, exactly as the original model's tokenizer does,
+//! but for a second BOS before a text that begins with one.
 //!
 //! From a tokenizer.json ([`Tokenizer::from_file`]) or from the vocabulary in
 //! a GGUF ([`Tokenizer::from_gguf_metadata`]).
@@ -28,12 +29,12 @@ pub struct Tokenizer {
     eos_ids: Vec<u32>,
 }
 
-/// A prompt with its completion, tokenised jointly.
+/// A prompt with its completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedRow {
     /// Ids of the whole row, BOS included where the model has one; no EOS.
     pub ids: Vec<u32>,
-    /// How many of `ids` belong to the prompt.
+    /// How many of `ids` belong to the prompt: they are those of the prompt alone.
     pub prompt_len: usize,
 }
 
@@ -82,47 +83,58 @@ impl Tokenizer {
         })
     }
 
-    /// The ids of `text`, after BOS where the model's tokenizer adds it.
+    /// The ids of `text`, after BOS where the model's tokenizer adds it. A text that begins with BOS
+    /// gets no second one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let encoding = self
             .inner
             .encode_fast(text, false)
             .map_err(|error| self.error(error))?;
-        Ok(self
-            .leading_bos()
-            .chain(encoding.get_ids().iter().copied())
-            .collect())
+        let ids = encoding.get_ids();
+        let bos = self
+            .bos_id
+            .filter(|bos| self.adds_bos && ids.first() != Some(bos));
+        Ok(bos.into_iter().chain(ids.iter().copied()).collect())
     }
 
-    /// The ids of `full`, and how many of them belong to `prompt`, with which
-    /// `full` begins.
+    /// The ids of `full`, which begin with exactly the ids of `prompt`, with which `full` begins.
     ///
-    /// The two are tokenised jointly, because text cut at the prompt's end may
-    /// give other tokens than the model would produce. The completion begins
-    /// at the first token that ends beyond the prompt: one that straddles the
-    /// boundary carries part of the answer, so it is the answer's.
+    /// A model is asked with the prompt alone, so it learns from the same tokens. Nearly always those
+    /// are how `full` begins anyway. Where a token of `full` straddles the boundary, the completion is
+    /// tokenised without the prompt.
     ///
     /// # Errors
-    /// [`ModelError::Tokenise`] if `full` does not begin with `prompt`.
+    /// [`ModelError::Tokenise`] if `full` does not begin with `prompt`, or if prompt and completion
+    /// give another text when they are tokenised apart.
     pub fn encode_pair(&self, prompt: &str, full: &str) -> Result<EncodedRow, ModelError> {
-        if !full.starts_with(prompt) {
+        let Some(completion) = full.strip_prefix(prompt) else {
             return Err(self.error("the full text does not begin with the prompt"));
+        };
+        let (asked, whole) = (self.encode(prompt)?, self.encode(full)?);
+        let prompt_len = asked.len();
+        if whole.starts_with(&asked) {
+            let ids = whole;
+            return Ok(EncodedRow { ids, prompt_len });
         }
-        let encoding = self
-            .inner
-            .encode(full, false)
-            .map_err(|error| self.error(error))?;
-        let offsets = encoding.get_offsets();
-        let prompt_tokens = offsets
-            .iter()
-            .take_while(|(_, end)| *end <= prompt.len())
-            .count();
-        let ids: Vec<u32> = self
-            .leading_bos()
-            .chain(encoding.get_ids().iter().copied())
-            .collect();
-        let prompt_len = ids.len() - offsets.len() + prompt_tokens;
-        Ok(EncodedRow { ids, prompt_len })
+        let text = self.decode(&whole)?;
+        // SentencePiece puts a space before a text that is tokenised alone, but none within one.
+        for before in ["", "\n"] {
+            let mut ids = asked.clone();
+            ids.extend(self.encode_behind(before, completion)?);
+            if self.decode(&ids)? == text {
+                return Ok(EncodedRow { ids, prompt_len });
+            }
+        }
+        Err(self.error("the completion cannot be told from the prompt's last token"))
+    }
+
+    /// The ids of `text` where it stands behind `before`, without those of `before`.
+    fn encode_behind(&self, before: &str, text: &str) -> Result<Vec<u32>, ModelError> {
+        let encoding = self.inner.encode(format!("{before}{text}"), false);
+        let encoding = encoding.map_err(|error| self.error(error))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let behind = tokens.skip_while(|(_, (_, end))| *end <= before.len());
+        Ok(behind.map(|(id, _)| *id).collect())
     }
 
     /// The text of `ids`, special tokens left out.
@@ -151,10 +163,6 @@ impl Tokenizer {
     /// Number of tokens without the added ones.
     pub(crate) fn base_vocab_size(&self) -> usize {
         self.inner.get_vocab_size(false)
-    }
-
-    fn leading_bos(&self) -> impl Iterator<Item = u32> + use<> {
-        self.bos_id.filter(|_| self.adds_bos).into_iter()
     }
 
     fn error(&self, detail: impl ToString) -> ModelError {

@@ -2,7 +2,7 @@
 //! PEFT's random adapter, so that both factors have gradients.
 //!
 //! The trainer's other laws stand elsewhere. Every activation policy gives the same gradients: golden.rs
-//! of rag-tune-model, and runs.rs here for a whole run. Step 0 equals the base model: lora_variants.rs.
+//! of rag-tune-model, and runs.rs here for a whole run. Merged equals applied: merge.rs there. Step 0 equals the base model: lora_variants.rs.
 //! The same seed gives the same bytes on any number of threads: determinism.rs.
 
 mod support;

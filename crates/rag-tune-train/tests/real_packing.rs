@@ -1,7 +1,7 @@
 //! How full micro-batches are on the three real data sets, and that the order of an epoch does not
 //! follow the rows' lengths. Prints the table of docs/training.md:
 //!
-//!   RAG_TUNE_MIRROR=... cargo test -p rag-tune-train --test real_packing -- --nocapture
+//!   RAG_TUNE_MIRROR=... cargo test -p rag-tune-train --test real_packing -- --nocapture --test-threads 1
 
 #![allow(
     clippy::print_stdout,

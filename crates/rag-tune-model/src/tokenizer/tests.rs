@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
+use serde_json::json;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::*;
@@ -71,34 +72,82 @@ fn bos_comes_only_where_the_file_says_so() {
     assert_eq!(tokens(&build(&metadata()).unwrap(), "ab"), ["ab"]);
     let adds = with("tokenizer.ggml.add_bos_token", Value::Bool(true)).unwrap();
     assert_eq!(tokens(&adds, "ab"), ["<s>", "ab"]);
-    let row = adds.encode_pair("ab", "abc c").unwrap();
-    assert_eq!(
-        row.prompt_len, 1,
-        "`abc` straddles the boundary, BOS is the prompt's"
-    );
+    let row = adds.encode_pair("ab", "ab c").unwrap();
+    assert_eq!(row.prompt_len, 2, "BOS is the prompt's");
+    assert_eq!(tokens(&adds, "<s>ab"), ["<s>", "ab"], "not a second one");
     assert_eq!(adds.bos_id(), Some(1));
 }
 
 #[test]
-fn the_completion_begins_at_the_first_token_beyond_the_prompt() {
+fn a_row_begins_with_the_tokens_of_its_prompt() {
     let tokenizer = build(&metadata()).unwrap();
-    let split = |prompt: &str, full: &str| {
+    let completion = |prompt: &str, full: &str| {
         let row = tokenizer.encode_pair(prompt, full).unwrap();
-        assert_eq!(row.ids, tokenizer.encode(full).unwrap());
-        let (prompt, completion) = row.ids.split_at(row.prompt_len);
-        (
-            tokenizer.decode(prompt).unwrap(),
-            tokenizer.decode(completion).unwrap(),
-        )
+        let (asked, completion) = row.ids.split_at(row.prompt_len);
+        assert_eq!(asked, tokenizer.encode(prompt).unwrap());
+        tokenizer.decode(completion).unwrap()
     };
-    let strings = |prompt: &str, completion: &str| (prompt.to_owned(), completion.to_owned());
-    assert_eq!(split("x:\n", "x:\ny"), strings("x:\n", "y"));
-    // The token `abc` cannot be cut: its answer part must carry loss.
-    assert_eq!(split("x ab", "x abc"), strings("x ", "abc"));
+    assert_eq!(completion("x:\n", "x:\ny"), "y");
+    // `abc` is one token of the whole text.
+    assert_eq!(completion("x ab", "x abc"), "c");
     // Three bytes of one character are three tokens.
-    assert_eq!(split("é€", "é€1"), strings("é€", "1"));
-    assert_eq!(split("same", "same"), strings("same", ""));
-    assert_eq!(split("", "all"), strings("", "all"));
+    assert_eq!(completion("é€", "é€1"), "1");
+    assert_eq!(completion("same", "same"), "");
+    assert_eq!(completion("", "all"), "all");
+}
+
+/// As Llama's: spaces are `▁`, one stands before every text, and a line break is a byte token.
+fn sentencepiece() -> Tokenizer {
+    let pieces = [
+        "<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "c", "ab", "abc", "▁a",
+    ];
+    let vocabulary: HashMap<_, _> = pieces.into_iter().zip(0..).collect();
+    let special = |id: u32| {
+        json!({"id": id, "content": pieces[id as usize], "special": true, "single_word": false,
+               "lstrip": false, "rstrip": false, "normalized": false})
+    };
+    let file = json!({
+        "version": "1.0",
+        "added_tokens": [special(0), special(1), special(2)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                  "vocab": vocabulary, "merges": ["a b", "ab c"]},
+    });
+    let special = SpecialTokens {
+        bos_id: Some(1),
+        adds_bos: true,
+        eos_ids: vec![2],
+    };
+    let inner = file.to_string().parse().unwrap();
+    Tokenizer::new(inner, Path::new("sentencepiece.json"), special).unwrap()
+}
+
+#[test]
+fn sentencepiece_merges_nothing_across_the_end_of_the_prompt() {
+    let tokenizer = sentencepiece();
+    let row = |prompt: &str, full: &str| {
+        let row = tokenizer.encode_pair(prompt, full).unwrap();
+        let ids = row.ids.iter();
+        let tokens: Vec<_> = ids.map(|id| tokenizer.token(*id).unwrap()).collect();
+        (tokens.join(" "), row.prompt_len)
+    };
+    let is = |tokens: &str, prompt_len| (tokens.to_owned(), prompt_len);
+    assert_eq!(tokens(&tokenizer, "abc"), ["<s>", "▁", "abc"]);
+    assert_eq!(row("ab", "abc"), is("<s> ▁ ab c", 3), "no space before `c`");
+    assert_eq!(row("ab", "abab"), is("<s> ▁ ab ab", 3));
+    assert_eq!(row("a", "ab c"), is("<s> ▁ a b ▁ c", 3));
+    assert_eq!(row("c\n", "c\nab"), is("<s> ▁ c <0x0A> ab", 4));
 }
 
 #[test]

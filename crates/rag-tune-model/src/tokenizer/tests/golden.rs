@@ -54,6 +54,7 @@ fn smollm2_from_its_gguf_gives_the_original_ids() {
         (Some(1), [2].as_slice())
     );
     assert_golden(&tokenizer, &mirror, &golden);
+    assert_prompts_and_answers_part_cleanly(&tokenizer);
 }
 
 #[test]
@@ -134,14 +135,23 @@ fn texts(line: &str) -> Vec<String> {
     fields
 }
 
-/// SentencePiece puts its space prefix before a text that is tokenised alone,
-/// which is why the two are tokenised jointly.
+/// Also where a token of the whole text, `()`, `Hello` or a run of spaces, straddles the boundary.
 fn assert_prompts_and_answers_part_cleanly(tokenizer: &Tokenizer) {
-    let prompt = "### Response:\n";
-    let row = tokenizer
-        .encode_pair(prompt, &format!("{prompt}SELECT 1"))
-        .unwrap();
-    let (before, answer) = row.ids.split_at(row.prompt_len);
-    assert_eq!(before, tokenizer.encode(prompt).unwrap());
-    assert_eq!(tokenizer.decode(answer).unwrap(), "SELECT 1");
+    let cases = [
+        ("### Response:\n", "SELECT 1"),
+        ("### Response:\n", "\n\n  SELECT 1"),
+        ("Call f(", ") twice"),
+        ("Hel", "lo, world"),
+        ("def f():\n  ", "    return 1"),
+        ("naï", "veté 日本"),
+    ];
+    for (prompt, answer) in cases {
+        let row = tokenizer.encode_pair(prompt, &format!("{prompt}{answer}"));
+        let row = row.unwrap();
+        let (before, behind) = row.ids.split_at(row.prompt_len);
+        assert_eq!(before, tokenizer.encode(prompt).unwrap(), "{answer:?}");
+        let text = tokenizer.decode(&row.ids).unwrap();
+        assert_eq!(text, format!("{prompt}{answer}"));
+        assert!(!behind.is_empty());
+    }
 }
