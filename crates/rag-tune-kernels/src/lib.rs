@@ -18,6 +18,7 @@ pub mod error;
 pub mod linear;
 pub mod matrix;
 pub mod nf4;
+pub mod peak;
 pub mod reference;
 pub mod rms_norm;
 pub mod rope;

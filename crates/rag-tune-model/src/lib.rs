@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod drift;
 pub mod error;
+pub mod flop;
 pub mod generate;
 mod gguf_metadata;
 pub mod interchange;
