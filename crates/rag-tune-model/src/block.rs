@@ -13,6 +13,7 @@ use rag_tune_kernels::{
 
 use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext};
 use crate::lora::{AdapterGradient, LoraDropout, LoraFactors, Projection};
+use crate::non_finite::Operation;
 
 /// The frozen weights of one block.
 pub(crate) struct Block {
@@ -301,6 +302,30 @@ impl Block {
             down_down: inner.down_down,
         };
         Ok((y, Saved { attention, mlp }))
+    }
+
+    /// The forward pass, telling each operation's output `[tokens, any]` as it is made.
+    pub(crate) fn forward_told(
+        &self,
+        x: Tensor,
+        sequences: &Sequences,
+        context: BlockContext<'_>,
+        tell: &mut dyn FnMut(Operation, &Tensor),
+    ) -> Result<Tensor, KernelError> {
+        let attention = self.attention_inputs(&x, context)?;
+        tell(Operation::QProj, &attention.q);
+        tell(Operation::KProj, &attention.k);
+        tell(Operation::VProj, &attention.v);
+        let mut attended = attention::forward(attention.qkv(), sequences, context.heads)?.out;
+        stored::round(&mut attended, context.compute);
+        tell(Operation::Attention, &attended);
+        let (h, _) = self.add_attention(x, &attended, context)?;
+        tell(Operation::OProj, &h);
+        let (y, mlp) = self.add_mlp(&h, context)?;
+        tell(Operation::GateProj, &mlp.gate.into_tensor());
+        tell(Operation::UpProj, &mlp.up.into_tensor());
+        tell(Operation::DownProj, &y);
+        Ok(y)
     }
 
     /// `d loss / d x` from `d loss / d y`; adapter gradients are added to `gradient`.

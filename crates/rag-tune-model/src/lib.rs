@@ -17,5 +17,6 @@ pub mod lora_settings;
 pub mod merge;
 #[cfg(test)]
 mod mirror;
+pub mod non_finite;
 pub mod peft;
 pub mod tokenizer;

@@ -61,15 +61,6 @@ pub struct PassOptions {
     pub gradient_scale: f32,
 }
 
-/// Where a pass left the finite numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NonFinite {
-    /// The first block whose output is not finite; `None` if only the head's is.
-    pub layer: Option<usize>,
-    /// The rows of the batch concerned.
-    pub sequences: Vec<usize>,
-}
-
 impl Llama {
     /// Loads and quantises a checkpoint, tensor by tensor.
     ///
@@ -317,7 +308,7 @@ impl Llama {
     }
 
     /// Summed loss, and the gradient of the last block's output.
-    fn loss(
+    pub(crate) fn loss(
         &self,
         x: &Tensor,
         batch: &TrainBatch,
@@ -342,46 +333,6 @@ impl Llama {
             d_x.row_mut(row).copy_from_slice(d_supervised.row(index));
         }
         Ok((loss.sum, d_x))
-    }
-
-    /// Runs the forward pass again to find where a batch leaves the finite numbers.
-    ///
-    /// # Errors
-    /// [`ModelError`] if the batch does not fit the model.
-    pub fn find_non_finite(
-        &self,
-        adapter: &Adapter,
-        batch: &TrainBatch,
-    ) -> Result<NonFinite, ModelError> {
-        let positions = batch.sequences.positions();
-        let applied = self.applied(adapter)?;
-        let context = self.context(&positions, Some(&applied), None);
-        let mut x = self.embedding.gather_rows(&batch.ids)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.output(x, &batch.sequences, context)?;
-            let bad = |range: &std::ops::Range<usize>| {
-                range
-                    .clone()
-                    .any(|token| x.row(token).iter().any(|value| !value.is_finite()))
-            };
-            let sequences: Vec<_> = batch
-                .sequences
-                .ranges()
-                .enumerate()
-                .filter(|(_, range)| bad(range))
-                .collect();
-            if !sequences.is_empty() {
-                let sequences = sequences.into_iter().map(|(index, _)| index).collect();
-                return Ok(NonFinite {
-                    layer: Some(layer),
-                    sequences,
-                });
-            }
-        }
-        Ok(NonFinite {
-            layer: None,
-            sequences: (0..batch.sequences.len()).collect(),
-        })
     }
 
     /// Bytes of activations that a pass keeps for each token.

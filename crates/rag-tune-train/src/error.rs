@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rag_tune_model::error::ModelError;
 
+use crate::skipped::SkippedStep;
+
 /// Why training did not start or did not finish.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -46,17 +48,11 @@ pub enum TrainError {
     /// The model has no token that ends an answer.
     #[error("the tokenizer names no end-of-sequence token, so answers could never end")]
     NoEndOfSequence,
-    /// Loss or gradient left the finite numbers.
-    #[error("{what} of step {step} is not finite: {place}; training rows {rows:?}")]
+    /// Loss or gradient left the finite numbers in more steps in a row than `train.max_non_finite_steps`.
+    #[error("loss or gradient were not finite in {}:{}", in_a_row(steps.len()), each(steps))]
     NonFinite {
-        /// `the loss` or `the gradient`.
-        what: &'static str,
-        /// The optimizer step.
-        step: usize,
-        /// The first layer whose output is not finite.
-        place: String,
-        /// Indices of the rows concerned, from 0.
-        rows: Vec<usize>,
+        /// The steps.
+        steps: Vec<SkippedStep>,
     },
     /// The adapter could not be judged.
     #[error("the validation after step {step} failed")]
@@ -104,6 +100,17 @@ pub enum TrainError {
     Kernel(#[from] rag_tune_kernels::KernelError),
 }
 
+fn in_a_row(steps: usize) -> String {
+    match steps {
+        1 => "a step".to_owned(),
+        steps => format!("{steps} steps in a row"),
+    }
+}
+
+fn each(steps: &[SkippedStep]) -> String {
+    steps.iter().map(|step| format!("\n{step}")).collect()
+}
+
 fn listed(refused: &[(PathBuf, String)]) -> String {
     let line = |(path, reason): &(PathBuf, String)| format!("\n`{}`: {reason}", path.display());
     refused.iter().map(line).collect()
@@ -126,7 +133,11 @@ impl TrainError {
                 "raise `train.max_length`, or let `train.truncation` be `drop` or `left`"
             }
             Self::NothingSupervised { .. } => "remove the row, or fill in its answer column",
-            Self::NonFinite { .. } | Self::ValidationNotFinite { .. } => {
+            Self::NonFinite { .. } => {
+                "non_finite.jsonl tells how large values were before: lower `train.learning_rate`, try \
+                 `model.compute = \"f32\"`, or look at the rows named; the last checkpoint is from before"
+            }
+            Self::ValidationNotFinite { .. } => {
                 "lower `train.learning_rate` or try `model.compute = \"f32\"`; \
                  `--resume` continues from the last checkpoint"
             }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::early_stopping::Best;
 use crate::metrics::StepRecord;
+use crate::skipped::SkippedStep;
 use crate::validation::ValidationRecord;
 
 /// Something that happened in a run, told as it happens.
@@ -24,6 +25,8 @@ pub enum Event<'a> {
     },
     /// A step has ended.
     Step(&'a StepRecord),
+    /// A step's loss or gradient is not finite: it has changed nothing, and the run goes on.
+    Skipped(&'a SkippedStep),
     /// A validation begins, which may take longer than a step.
     Validating {
         /// The optimizer step before it.

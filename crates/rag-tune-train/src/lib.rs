@@ -4,7 +4,8 @@
 //! seed and the step; [`schedule`] gives the learning rate of a step; `step` does one;
 //! [`optimizer`] updates the adapter; `checkpoint` writes and reads what a resumed run needs;
 //! [`validation`] judges the adapter on other rows and [`early_stopping`] draws the conclusion;
-//! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`].
+//! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`],
+//! [`skipped`] steps apart from them.
 
 pub mod batch;
 mod checkpoint;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod optimizer;
 mod run_state;
 pub mod schedule;
+pub mod skipped;
 mod step;
 pub mod trainer;
 pub mod validation;

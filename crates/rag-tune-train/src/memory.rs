@@ -61,6 +61,14 @@ fn transient_bytes(config: &LlamaConfig, tokens: usize) -> usize {
     block.max(loss)
 }
 
+/// The most memory that this program has held so far, where the system tells.
+pub fn peak_rss_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Memory that a new program could use without swapping, where the system tells.
 pub fn available_bytes() -> Option<usize> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;

@@ -33,6 +33,19 @@ pub struct StepRecord {
     pub seconds: f64,
     /// `tokens / seconds`.
     pub tokens_per_s: f64,
+    /// `supervised_tokens / seconds`.
+    #[serde(default)]
+    pub supervised_tokens_per_s: f64,
+    /// Passes through the model.
+    #[serde(default)]
+    pub micro_batches: usize,
+    /// The step's [`training_flop`](rag_tune_model::flop::training_flop) a second, as a share of what the machine's
+    /// matrix product reaches at its best ([`peak_flop_per_s`](rag_tune_kernels::peak::peak_flop_per_s)).
+    #[serde(default)]
+    pub peak_share: f64,
+    /// The most memory that the program has held so far, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// A file of a run with lines in the order of its steps.

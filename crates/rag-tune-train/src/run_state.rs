@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::early_stopping::EarlyStopping;
+use crate::skipped::SkippedStep;
 
 /// Where a run stands after a step.
 ///
@@ -18,9 +19,20 @@ pub struct RunState {
     /// What the validations have shown.
     #[serde(default)]
     pub validation: EarlyStopping,
+    /// Steps that were skipped so far; the others each made one update.
+    #[serde(default)]
+    pub skipped_steps: usize,
+    /// Those skipped since the last update.
+    #[serde(default)]
+    pub skipped_in_a_row: Vec<SkippedStep>,
 }
 
 impl RunState {
+    /// Updates that adapter and optimizer have had.
+    pub(crate) fn updates(&self) -> usize {
+        self.step - self.skipped_steps
+    }
+
     /// Steps whose checkpoints must stay, however old: that of the best validation.
     pub(crate) fn protected_steps(&self) -> BTreeSet<usize> {
         self.validation

@@ -2,16 +2,27 @@
 
 use std::time::Instant;
 
+use rag_tune_kernels::Tensor;
+use rag_tune_kernels::peak::peak_flop_per_s;
+use rag_tune_model::flop::training_flop;
 use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
 
-use crate::batch::MicroBatch;
 use crate::error::TrainError;
-use crate::memory::MemoryPlan;
+use crate::memory::{MemoryPlan, peak_rss_bytes};
 use crate::metrics::StepRecord;
 use crate::optimizer::{Optimizer, clip_factor};
 use crate::schedule::LearningRate;
+use crate::skipped::{Quantity, SkippedStep};
 use crate::trainer::TrainRequest;
+
+/// How a step ended.
+pub(crate) enum Outcome {
+    /// The adapter has learnt.
+    Done(StepRecord),
+    /// Nothing has changed.
+    Skipped(SkippedStep),
+}
 
 /// A run's state from step to step.
 pub(crate) struct Run<'a> {
@@ -21,6 +32,8 @@ pub(crate) struct Run<'a> {
     pub(crate) optimizer: Optimizer,
     learning_rate: LearningRate,
     keep: Keep,
+    /// What a step's speed is a share of.
+    peak_flop_per_s: f64,
 }
 
 impl<'a> Run<'a> {
@@ -36,12 +49,13 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(model, train, train.tokens_per_micro_batch).keep,
+            peak_flop_per_s: peak_flop_per_s(model.compute())?,
             adapter,
         })
     }
 
-    /// One optimizer step; `step` counts from 1.
-    pub(crate) fn step(&mut self, step: usize) -> Result<StepRecord, TrainError> {
+    /// One optimizer step; `step` counts from 1, and `updates` were made before.
+    pub(crate) fn step(&mut self, step: usize, updates: usize) -> Result<Outcome, TrainError> {
         let start = Instant::now();
         let request = self.request;
         let micro_batches = request.set.micro_batches(step)?;
@@ -54,7 +68,8 @@ impl<'a> Run<'a> {
             .map(|micro| micro.batch.targets.len())
             .sum();
         self.gradient.clear();
-        let mut loss = 0.0;
+        let lr = self.learning_rate.at(step);
+        let (mut loss, mut flop) = (0.0, 0.0);
         for (index, micro) in micro_batches.iter().enumerate() {
             let options = PassOptions {
                 keep: self.keep,
@@ -68,21 +83,42 @@ impl<'a> Run<'a> {
                 &options,
                 &mut self.gradient,
             )?;
-            if !sum.is_finite() {
-                return Err(self.non_finite("the loss", step, micro)?);
+            if let Some(what) = self.not_finite(sum) {
+                let mut skipped = SkippedStep {
+                    step,
+                    what,
+                    micro_batch: index,
+                    pass: None,
+                    layer: None,
+                    operation: None,
+                    rows: Vec::new(),
+                    max_activations: Vec::new(),
+                    max_gradients: Vec::new(),
+                    lr,
+                    seconds: 0.0,
+                };
+                let found = request
+                    .model
+                    .find_non_finite(&self.adapter, &micro.batch, &options)?;
+                skipped.locate(found, &micro.rows);
+                skipped.seconds = start.elapsed().as_secs_f64();
+                return Ok(Outcome::Skipped(skipped));
             }
             loss += sum;
+            flop += training_flop(
+                request.model.config(),
+                self.adapter.parameters(),
+                &micro.batch,
+                self.keep,
+            );
         }
         let grad_norm = self.gradient.norm();
-        if !grad_norm.is_finite() {
-            return Err(self.non_finite_gradient(step, &micro_batches));
-        }
-        let lr = self.learning_rate.at(step);
         let factor = clip_factor(grad_norm, request.train.max_grad_norm);
+        // AdamW corrects its moments' bias by the number of updates that they have had.
         self.optimizer
-            .update(step, lr, factor, &self.gradient, &mut self.adapter)?;
+            .update(updates + 1, lr, factor, &self.gradient, &mut self.adapter)?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(StepRecord {
+        Ok(Outcome::Done(StepRecord {
             step,
             epoch: request.set.epoch(step),
             loss: loss / supervised_tokens as f64,
@@ -92,7 +128,20 @@ impl<'a> Run<'a> {
             supervised_tokens,
             seconds,
             tokens_per_s: tokens as f64 / seconds,
-        })
+            supervised_tokens_per_s: supervised_tokens as f64 / seconds,
+            micro_batches: micro_batches.len(),
+            peak_share: flop / seconds / self.peak_flop_per_s,
+            peak_rss_bytes: peak_rss_bytes(),
+        }))
+    }
+
+    /// What is not finite after a micro-batch of this loss. The gradient's sum so far would stay so.
+    fn not_finite(&self, loss: f64) -> Option<Quantity> {
+        if !loss.is_finite() {
+            return Some(Quantity::Loss);
+        }
+        let is_finite = self.gradient.tensors().all(Tensor::is_finite);
+        (!is_finite).then_some(Quantity::Gradient)
     }
 
     fn dropout(&self, step: usize, micro_batch: usize) -> Option<LoraDropout> {
@@ -104,59 +153,5 @@ impl<'a> Run<'a> {
             step,
             micro_batch,
         })
-    }
-
-    /// Says where the numbers ended, by running the micro-batch once more.
-    fn non_finite(
-        &self,
-        what: &'static str,
-        step: usize,
-        micro: &MicroBatch,
-    ) -> Result<TrainError, TrainError> {
-        let found = self
-            .request
-            .model
-            .find_non_finite(&self.adapter, &micro.batch)?;
-        let place = match found.layer {
-            Some(layer) => format!("first in the output of layer {layer}"),
-            None => "first in the logits".to_owned(),
-        };
-        let rows = found
-            .sequences
-            .iter()
-            .map(|sequence| micro.rows[*sequence])
-            .collect();
-        Ok(TrainError::NonFinite {
-            what,
-            step,
-            place,
-            rows,
-        })
-    }
-
-    fn non_finite_gradient(&self, step: usize, micro_batches: &[MicroBatch]) -> TrainError {
-        // The backward pass runs from the last layer to the first: the last one affected began it.
-        let affected = |factors: &rag_tune_model::lora::LoraFactors| {
-            factors.tensors().any(|(_, tensor)| !tensor.is_finite())
-        };
-        let place = self
-            .gradient
-            .layers
-            .iter()
-            .rev()
-            .find(|(_, factors)| affected(factors));
-        let place = place.map_or_else(String::new, |((layer, projection), _)| {
-            format!("first in {projection} of layer {layer}")
-        });
-        let rows = micro_batches
-            .iter()
-            .flat_map(|micro| micro.rows.iter().copied())
-            .collect();
-        TrainError::NonFinite {
-            what: "the gradient",
-            step,
-            place,
-            rows,
-        }
     }
 }

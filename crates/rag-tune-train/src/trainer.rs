@@ -17,7 +17,8 @@ use crate::error::TrainError;
 use crate::event::Event;
 use crate::metrics::{METRICS_FILE, StepLines, StepRecord};
 use crate::run_state::RunState;
-use crate::step::Run;
+use crate::skipped::{NON_FINITE_FILE, SkippedStep};
+use crate::step::{Outcome, Run};
 use crate::validation::{VALIDATION_FILE, Validation, ValidationRecord};
 
 /// Everything a run is given.
@@ -64,6 +65,8 @@ pub enum Start {
 pub struct TrainSummary {
     /// Steps of the run, those before a resume included.
     pub steps: usize,
+    /// Steps that were skipped because loss or gradient were not finite.
+    pub skipped_steps: usize,
     /// The last step's record; `None` where a resumed run was already complete.
     pub last: Option<StepRecord>,
     /// The best validation, if there was one.
@@ -119,6 +122,9 @@ pub fn train(
         }
     };
     let metrics = StepLines::open(request.out, METRICS_FILE, state.step + 1)?;
+    if request.out.join(NON_FINITE_FILE).exists() {
+        StepLines::open(request.out, NON_FINITE_FILE, state.step + 1)?;
+    }
     let validations = match &hooks.validation {
         Some(_) => Some(StepLines::open(
             request.out,
@@ -130,11 +136,19 @@ pub fn train(
     let mut last = None;
     while state.step < total && !is_exhausted(hooks, &state) {
         let step = state.step + 1;
-        let record = run.step(step)?;
+        match run.step(step, state.updates())? {
+            Outcome::Done(record) => {
+                state.skipped_in_a_row.clear();
+                metrics.append(&record)?;
+                (hooks.observe)(Event::Step(&record));
+                last = Some(record);
+            }
+            Outcome::Skipped(skipped) => {
+                let lines = StepLines::open(request.out, NON_FINITE_FILE, step)?;
+                skip(request, hooks, &mut state, &lines, skipped)?;
+            }
+        }
         state.step = step;
-        metrics.append(&record)?;
-        (hooks.observe)(Event::Step(&record));
-        last = Some(record);
         let mut save = step % request.train.checkpoint_every == 0 || step == total;
         // Before the checkpoint: it knows this validation, so a resumed run does not repeat it.
         if let Some(record) = validate(hooks, &mut state, &run.adapter, total)? {
@@ -155,6 +169,7 @@ pub fn train(
             let (steps, ending) = (step, Ending::Stopped);
             return Ok(TrainSummary {
                 steps,
+                skipped_steps: state.skipped_steps,
                 last,
                 best: state.validation.best,
                 ending,
@@ -173,10 +188,31 @@ pub fn train(
     let adapter = save_adapter(request, &run.adapter)?;
     Ok(TrainSummary {
         steps: state.step,
+        skipped_steps: state.skipped_steps,
         last,
         best,
         ending: Ending::Finished { kept_step, adapter },
     })
+}
+
+/// Writes a skipped step down, and gives up where it is one too many.
+fn skip(
+    request: &TrainRequest<'_>,
+    hooks: &mut Hooks<'_>,
+    state: &mut RunState,
+    lines: &StepLines,
+    skipped: SkippedStep,
+) -> Result<(), TrainError> {
+    lines.append(&skipped)?;
+    lines.sync()?;
+    (hooks.observe)(Event::Skipped(&skipped));
+    state.skipped_steps += 1;
+    state.skipped_in_a_row.push(skipped);
+    if state.skipped_in_a_row.len() > request.train.max_non_finite_steps {
+        let steps = std::mem::take(&mut state.skipped_in_a_row);
+        return Err(TrainError::NonFinite { steps });
+    }
+    Ok(())
 }
 
 /// Whether the run has gone without improvement for too long.

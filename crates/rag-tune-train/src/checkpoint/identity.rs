@@ -12,8 +12,13 @@ use crate::validation::Validation;
 
 /// Keys of `[train]` that change neither a gradient nor the order of the rows, so that a run may go
 /// on with other values: how often and how many checkpoints are written, what is computed again
-/// instead of being kept.
-const FREE_TO_CHANGE: [&str; 3] = ["checkpoint_every", "keep_checkpoints", "activations"];
+/// instead of being kept, when the run gives up.
+const FREE_TO_CHANGE: [&str; 4] = [
+    "checkpoint_every",
+    "keep_checkpoints",
+    "activations",
+    "max_non_finite_steps",
+];
 
 /// Keys that set how many steps the run has.
 const LENGTH: [&str; 2] = ["train.max_steps", "train.epochs"];

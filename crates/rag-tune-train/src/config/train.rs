@@ -47,6 +47,9 @@ pub struct TrainConfig {
     pub checkpoint_every: usize,
     /// Checkpoints that are kept: the last ones, so that a damaged one costs little.
     pub keep_checkpoints: usize,
+    /// Steps in a row that may be skipped because loss or gradient are not finite: such a step updates nothing and is
+    /// a line of `non_finite.jsonl`. One more stops the run; 0 stops it at the first.
+    pub max_non_finite_steps: usize,
     /// Gradients are scaled down to this norm; 0 turns clipping off.
     pub max_grad_norm: f32,
     /// AdamW's decoupled weight decay.
@@ -82,6 +85,7 @@ impl Default for TrainConfig {
             loss_on: LossOn::Completion,
             checkpoint_every: 50,
             keep_checkpoints: 2,
+            max_non_finite_steps: 3,
             max_grad_norm: 1.0,
             weight_decay: 0.0,
             beta1: 0.9,

@@ -184,16 +184,23 @@ pub fn adapter_bytes(out: &Path) -> Vec<u8> {
     fs::read(out.join("adapter_model.safetensors")).unwrap()
 }
 
-/// `metrics.jsonl` without the times.
+/// `metrics.jsonl` without what is measured: times and what follows from them, and memory.
 #[track_caller]
 pub fn timeless_metrics(out: &Path) -> Vec<String> {
     let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let timeless = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
         let fields = line.as_object_mut().unwrap();
-        for time in ["seconds", "tokens_per_s"] {
+        let times = [
+            "seconds",
+            "tokens_per_s",
+            "supervised_tokens_per_s",
+            "peak_share",
+        ];
+        for time in times {
             fields.remove(time).unwrap();
         }
+        fields.remove("peak_rss_bytes"); // not every system tells it
         line.to_string()
     };
     text.lines().map(timeless).collect()
