@@ -5,7 +5,7 @@
 //! [`optimizer`] updates the adapter; `checkpoint` writes and reads what a resumed run needs;
 //! [`validation`] judges the adapter on other rows and [`early_stopping`] draws the conclusion;
 //! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`],
-//! [`skipped`] steps apart from them.
+//! [`skipped`] steps apart from them; [`tensorboard`] writes the events for that program.
 
 pub mod batch;
 mod checkpoint;
@@ -20,6 +20,7 @@ mod run_state;
 pub mod schedule;
 pub mod skipped;
 mod step;
+pub mod tensorboard;
 pub mod trainer;
 pub mod validation;
 
