@@ -26,6 +26,16 @@ pub enum ReportError {
         /// The run folder.
         path: PathBuf,
     },
+    /// A run is too short for its curves to be looked at.
+    #[error("the run `{}` has {steps} training steps, fewer than {fewest}", path.display())]
+    TooFewSteps {
+        /// The run folder.
+        path: PathBuf,
+        /// Its steps.
+        steps: usize,
+        /// Steps that are needed.
+        fewest: usize,
+    },
     /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
@@ -100,6 +110,9 @@ impl ReportError {
                 Some("evaluate the run again: rag-tune eval writes this file".to_owned())
             }
             Self::MixedMetrics { .. } => Some("draw one chart for each metric".to_owned()),
+            Self::TooFewSteps { .. } => {
+                Some("name a folder that `rag-tune train` wrote, with a longer run".to_owned())
+            }
             Self::Read { .. }
             | Self::InvalidMetrics { .. }
             | Self::Write { .. }

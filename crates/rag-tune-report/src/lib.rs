@@ -5,6 +5,7 @@
 //! - `bar_chart`: what bars say, whatever they compare; `bar_plot`: how they are laid out and drawn
 //! - `accuracy_chart`: the bars of arms; `loss_chart`: curves; `heading`: what all charts share
 //! - `comparison`: evaluations of the same rows; `page`, `page_tables`, `page_data`: their HTML file, with `assets/`
+//! - `stability`: how steadily runs trained
 //! - `canvas`, `axes`: drawing onto SVG and PNG alike; `save`: the files
 //! - `table`: the same numbers as text
 
@@ -25,6 +26,7 @@ mod runs;
 #[cfg(test)]
 mod samples;
 mod save;
+mod stability;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +37,9 @@ pub use bar_chart::{Bar, BarChart};
 pub use comparison::{ComparedAnswer, ComparedRow, ComparedRun, Comparison, MetricValue, PairTest};
 pub use error::ReportError;
 use loss_chart::LossChart;
+pub use stability::{
+    Pairing, Quantity, RunCurves, Scatter, Stability, StabilityOptions, SteadinessDifference,
+};
 
 /// The files that [`chart`] wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -35,11 +35,21 @@ impl<'a> LossChart<'a> {
             .map(|run| window(run.losses.len()))
             .max()
             .unwrap_or(1);
-        let trend = if window > 1 {
+        let mut trend = if window > 1 {
             format!("thin: each step; thick: mean of {window} steps around it")
         } else {
             "each step".to_owned()
         };
+        if self
+            .runs
+            .iter()
+            .any(|run| !run.validation_losses.is_empty())
+        {
+            trend += "; diamonds: validation";
+        }
+        if self.runs.iter().any(|run| !run.skipped_steps.is_empty()) {
+            trend += "; crosses: skipped steps";
+        }
         Heading {
             title: "Training loss".to_owned(),
             subtitle: ["nats per supervised token".to_owned(), trend],
@@ -51,7 +61,8 @@ impl<'a> LossChart<'a> {
         let losses = self
             .runs
             .iter()
-            .flat_map(|run| run.losses.values().copied());
+            .flat_map(|run| run.losses.values().chain(run.validation_losses.values()))
+            .copied();
         let steps = self.runs.iter().flat_map(|run| run.losses.keys().copied());
         let last_step = steps.max().unwrap_or(1).max(2);
         Axes {
@@ -99,6 +110,16 @@ impl Drawing for LossChart<'_> {
         for (i, points) in curves.iter().enumerate() {
             draw_curve(canvas, &axes, &smoothed(points), palette(i).into(), 2.5)?;
         }
+        for (i, run) in self.runs.iter().enumerate() {
+            for (&step, &loss) in &run.validation_losses {
+                let (x, y) = axes.point(step as f64, loss);
+                let corners = [(x - 6.0, y), (x, y - 6.0), (x + 6.0, y), (x, y + 6.0)];
+                canvas.polygon(&corners, palette(i), WHITE)?;
+            }
+            for &step in &run.skipped_steps {
+                draw_cross(canvas, axes.point(step as f64, 0.0), palette(i))?;
+            }
+        }
         Ok(())
     }
 }
@@ -133,6 +154,19 @@ fn draw_curve<DB: DrawingBackend>(
         .map(|&(step, loss)| axes.point(step, loss))
         .collect();
     canvas.line(&points, color, width)
+}
+
+/// A cross on the axis, below all curves.
+fn draw_cross<DB: DrawingBackend>(
+    canvas: &Canvas<DB>,
+    (x, y): (f64, f64),
+    color: RGBColor,
+) -> DrawResult {
+    for slope in [-1.0, 1.0] {
+        let ends = [(x - 6.0, y - 6.0 * slope), (x + 6.0, y + 6.0 * slope)];
+        canvas.line(&ends, color.into(), 2.0)?;
+    }
+    Ok(())
 }
 
 /// Steps and losses.
@@ -195,6 +229,29 @@ mod tests {
         }
         assert!(svg.contains("zero-shot adapter, zero_shot") && svg.contains("RAG adapter, rag1"));
         assert!(svg.contains("mean of 13 steps"), "{svg}");
+    }
+
+    #[test]
+    fn validations_are_diamonds_and_skipped_steps_crosses() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = write_experiment(folder.path(), false);
+        let svg = |name| {
+            let runs = read_runs(&paths).unwrap();
+            let chart = LossChart::new(&runs, false).unwrap();
+            let [svg, _] = save(&chart, folder.path(), name).unwrap();
+            std::fs::read_to_string(svg).unwrap()
+        };
+        let before = svg("before");
+        let validation = "{\"step\":20,\"metric\":\"loss\",\"value\":0.9}\n\
+                          {\"step\":40,\"metric\":\"execution_accuracy\",\"value\":0.3}\n";
+        std::fs::write(paths[0].join("validation.jsonl"), validation).unwrap();
+        std::fs::write(paths[0].join("non_finite.jsonl"), "{\"step\":30}\n").unwrap();
+        let after = svg("after");
+        let more = |what: &str| after.matches(what).count() - before.matches(what).count();
+        assert_eq!(more("<polygon"), 1, "a diamond");
+        assert_eq!(more("<polyline"), 3, "its edge, and the lines of a cross");
+        assert!(after.contains("; diamonds: validation; crosses: skipped steps"));
+        assert!(!before.contains("diamonds") && !before.contains("crosses"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::ReportError;
 
@@ -76,6 +77,10 @@ pub(crate) struct Run {
     pub(crate) evaluations: Vec<Evaluation>,
     /// Mean training loss by step, in nats per supervised token; empty if nothing was trained.
     pub(crate) losses: BTreeMap<u64, f64>,
+    /// Validation loss by step, in the same unit; empty if there is none.
+    pub(crate) validation_losses: BTreeMap<u64, f64>,
+    /// Steps without a loss, since it or its gradient was not finite.
+    pub(crate) skipped_steps: Vec<u64>,
 }
 
 impl Run {
@@ -155,16 +160,20 @@ fn read_run(path: &Path, canonical: &Path) -> Result<Run, ReportError> {
         })
         .collect::<Result<Vec<_>, ReportError>>()?;
     let metrics = path.join("metrics.jsonl");
-    let losses = if metrics.exists() {
-        read_losses(&metrics)?
+    let records = if metrics.exists() {
+        read_metrics(&metrics)?
     } else {
         BTreeMap::new()
     };
+    let losses = records.into_iter();
+    let losses = losses.filter_map(|(step, record)| Some((step, record.loss?)));
     let name = canonical.file_name().unwrap_or(canonical.as_os_str());
     Ok(Run {
         name: name.to_string_lossy().into_owned(),
         evaluations,
-        losses,
+        losses: losses.collect(),
+        validation_losses: read_validation_losses(path)?,
+        skipped_steps: read_skipped_steps(path)?,
     })
 }
 
@@ -201,27 +210,71 @@ fn read_scores(path: &Path) -> Result<Scores, ReportError> {
     })
 }
 
-/// A line of `metrics.jsonl`. A loss that is not finite is written as null.
-#[derive(Deserialize)]
-struct StepRecord {
+/// A line of `metrics.jsonl`. A number that is not finite is written as null.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct StepRecord {
     step: u64,
-    loss: Option<f64>,
+    pub(crate) loss: Option<f64>,
+    #[serde(default)]
+    pub(crate) grad_norm: Option<f64>,
+    #[serde(default)]
+    pub(crate) supervised_tokens: Option<u64>,
 }
 
-fn read_losses(path: &Path) -> Result<BTreeMap<u64, f64>, ReportError> {
+/// The steps of a `metrics.jsonl`. A run that was resumed by an older version may repeat steps: what came last holds.
+pub(crate) fn read_metrics(path: &Path) -> Result<BTreeMap<u64, StepRecord>, ReportError> {
+    let records: Vec<StepRecord> = read_lines(path)?;
+    Ok(records
+        .into_iter()
+        .map(|record| (record.step, record))
+        .collect())
+}
+
+/// A line of `validation.jsonl`.
+#[derive(Deserialize)]
+struct ValidationRecord {
+    step: u64,
+    metric: String,
+    value: f64,
+}
+
+/// Validation losses by step; none where another metric was measured.
+fn read_validation_losses(run: &Path) -> Result<BTreeMap<u64, f64>, ReportError> {
+    let path = run.join("validation.jsonl");
+    // A data folder has a file of this name too, but no metrics.
+    if !path.exists() || !run.join("metrics.jsonl").exists() {
+        return Ok(BTreeMap::new());
+    }
+    let records: Vec<ValidationRecord> = read_lines(&path)?;
+    let losses = records.into_iter().filter(|record| record.metric == "loss");
+    Ok(losses.map(|record| (record.step, record.value)).collect())
+}
+
+/// A line of `non_finite.jsonl`.
+#[derive(Deserialize)]
+struct SkippedRecord {
+    step: u64,
+}
+
+/// The steps of the run's `non_finite.jsonl`, if there is one.
+pub(crate) fn read_skipped_steps(run: &Path) -> Result<Vec<u64>, ReportError> {
+    let path = run.join("non_finite.jsonl");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let records: Vec<SkippedRecord> = read_lines(&path)?;
+    Ok(records.into_iter().map(|record| record.step).collect())
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ReportError> {
     let text = read_text(path)?;
-    let mut losses = BTreeMap::new();
+    let mut records = Vec::new();
     for (i, line) in text.split_inclusive('\n').enumerate() {
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str::<StepRecord>(line) {
-            // A resumed run may repeat steps: what came last holds.
-            Ok(StepRecord {
-                step,
-                loss: Some(loss),
-            }) => drop(losses.insert(step, loss)),
-            Ok(_) => {}
+        match serde_json::from_str(line) {
+            Ok(record) => records.push(record),
             // A run that is going on, or was killed, ends within a line.
             Err(error) if error.is_eof() && !line.ends_with('\n') => {}
             Err(source) => {
@@ -234,7 +287,7 @@ fn read_losses(path: &Path) -> Result<BTreeMap<u64, f64>, ReportError> {
             }
         }
     }
-    Ok(losses)
+    Ok(records)
 }
 
 fn read_text(path: &Path) -> Result<String, ReportError> {
