@@ -26,6 +26,7 @@ fn every_command_explains_itself_with_an_example() {
         "chart",
         "config",
         "inspect",
+        "stability",
         "demo-data",
         "reproduce",
     ] {

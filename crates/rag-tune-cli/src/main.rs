@@ -28,6 +28,7 @@ mod sample;
 mod scoring;
 mod stop_signals;
 mod synthetic;
+mod training_progress;
 mod training_record;
 mod validation;
 

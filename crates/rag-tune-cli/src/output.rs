@@ -11,6 +11,11 @@ pub fn talk(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
+/// Whether somebody can see a progress bar.
+pub fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
 /// How a piece of text is set off on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {

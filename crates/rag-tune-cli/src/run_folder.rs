@@ -144,6 +144,10 @@ impl RunFolder {
             self.adapter_weights(),
             self.checkpoints(),
             self.path.join("validation.jsonl"),
+            self.path.join("non_finite.jsonl"),
+            self.path.join("tensorboard"),
+            self.path.join("loss.svg"),
+            self.path.join("loss.png"),
             self.path.join("eval"),
             self.card(),
         ];

@@ -13,6 +13,7 @@ mod merge;
 mod reproduce;
 mod score;
 mod sql_worker;
+mod stability;
 mod train;
 
 pub use score::percent;
@@ -40,6 +41,7 @@ pub enum Command {
     Config(config::ConfigCommandArgs),
     Inspect(inspect::InspectArgs),
     Reproduce(Box<reproduce::ReproduceArgs>),
+    Stability(stability::StabilityArgs),
     DemoData(demo_data::DemoDataArgs),
     #[command(hide = true)]
     DebugLogits(debug_logits::DebugLogitsArgs),
@@ -62,6 +64,7 @@ impl Command {
             Self::Config(args) => config::config(args, out),
             Self::Inspect(args) => inspect::inspect(args, out),
             Self::Reproduce(args) => reproduce::reproduce(args, out),
+            Self::Stability(args) => stability::stability(args, out),
             Self::DemoData(args) => demo_data::demo_data(args, out),
             Self::DebugLogits(args) => debug_logits::debug_logits(args, out),
             Self::SqlWorker(args) => sql_worker::sql_worker(args),

@@ -7,7 +7,10 @@ use clap::Args;
 use rag_tune_augment::atomic_file::remove_leftovers;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
 use rag_tune_train::batch::TrainSet;
+use rag_tune_train::config::TrainConfig;
 use rag_tune_train::event::Event;
+use rag_tune_train::schedule::LearningRate;
+use rag_tune_train::tensorboard::TensorBoard;
 use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary};
 use rag_tune_train::validation::Validation;
 
@@ -19,13 +22,14 @@ use crate::encoding::{passes, training_set};
 use crate::error::{InputError, Interrupted};
 use crate::files::write_atomically;
 use crate::model_card;
-use crate::output::{Output, Progress};
+use crate::output::Output;
 use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
 use crate::run_lock::RunLock;
 use crate::sample::{in_short, truncations};
 use crate::stop_signals::StopSignals;
 use crate::synthetic;
+use crate::training_progress::TrainingProgress;
 use crate::training_record::TrainingRecord;
 use crate::validation::Prepared;
 
@@ -33,7 +37,8 @@ use crate::validation::Prepared;
 ///
 /// Augments the data first if the augmented files are missing or were made with other settings. The
 /// run folder gets the adapter in PEFT's format, rag_tune.toml (the resolved config),
-/// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, and a model card.
+/// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, its loss chart, TensorBoard's event
+/// files, and a model card.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3\n\n\
@@ -85,9 +90,9 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let augmented = args.augmented.clone().unwrap_or_else(|| run.augmented());
     let (set, prepared) = training_rows(config, &augmented, &found, &hub, out)?;
     let model = found.load(&config.model, out)?;
+    let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
     if start == Start::Afresh {
         begin(&run, &resolved, &augmented, &found)?;
-        let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
         TrainingRecord::new(set.summary(), synthetic).save(&run)?;
     }
     let base = public_name(&config.model.base);
@@ -106,11 +111,14 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
         None => None,
     };
     let steps = set.total_steps();
+    if let Some(note) = endless_warmup(&config.train, steps) {
+        out.note(&note);
+    }
     // Not before: until here there is nothing to save, and a signal ends the program at once.
     let signals = StopSignals::listen()?;
-    let progress = out.progress();
-    progress.start("training", steps as u64);
-    let mut observe = |event: Event<'_>| show(&progress, out, event);
+    let board = config.log.tensorboard.then(|| TensorBoard::new(run.path()));
+    let mut progress = TrainingProgress::new(out, steps, board);
+    let mut observe = |event: Event<'_>| progress.show(event);
     let mut hooks = Hooks {
         observe: &mut observe,
         stop: signals.flag(),
@@ -132,6 +140,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
         );
         return Err(Interrupted::new(message, exit_code).into());
     }
+    draw_losses(&run, synthetic, out);
     model_card::refresh(&run)?;
     out.note(&in_words(&summary));
     out.data(&format!("{}\n", run.path().display()))?;
@@ -223,39 +232,24 @@ fn begin(
     .save(run)
 }
 
-fn show(progress: &Progress, out: &Output, event: Event<'_>) {
-    match event {
-        Event::Resumed { step } => out.note(&format!("going on after step {step}")),
-        Event::CheckpointRefused { path, reason } => out.note(&format!(
-            "checkpoint `{}` is not used: {reason}",
-            path.display()
-        )),
-        Event::Step(record) => {
-            progress.move_to(record.step as u64);
-            progress.say(&format!(
-                "training, loss {:.3}, {:.0} tokens/s",
-                record.loss, record.tokens_per_s
-            ));
-        }
-        Event::Validated(record) => {
-            let interval = record
-                .ci95
-                .map(|[low, high]| format!(" ({low:.3} to {high:.3})"));
-            out.note(&format!(
-                "step {}: {} on {} rows {:.4}{}{}",
-                record.step,
-                record.metric,
-                record.rows,
-                record.value,
-                interval.unwrap_or_default(),
-                if record.best { ", the best so far" } else { "" }
-            ));
-        }
-        Event::StoppedEarly { step, best } => out.note(&format!(
-            "stopped early after step {step}: no improvement since the {:.4} of step {}",
-            best.value, best.step
-        )),
-        _ => {}
+/// What to tell of a run that ends in its warmup: a short one that forgot the default is easily made.
+fn endless_warmup(train: &TrainConfig, steps: usize) -> Option<String> {
+    let warmup = train.warmup(steps);
+    (warmup >= steps).then(|| {
+        format!(
+            "the warmup of {warmup} steps is as long as the run of {steps} or longer: the learning rate only rises, to {:.1e} of {:.1e}; \
+             set `train.warmup_steps` or `train.warmup_ratio`",
+            LearningRate::new(train, steps).at(steps),
+            train.learning_rate,
+        )
+    })
+}
+
+/// Draws the losses beside the adapter. A chart that fails is no reason to call a trained run a failure.
+fn draw_losses(run: &RunFolder, synthetic: bool, out: &Output) {
+    let runs = [run.path().to_owned()];
+    if let Err(error) = rag_tune_report::loss_chart(&runs, synthetic, run.path(), "loss") {
+        out.note(&format!("no loss chart: {error}"));
     }
 }
 
@@ -267,6 +261,12 @@ fn in_words(summary: &TrainSummary) -> String {
         ),
         None => format!("all {} steps were done already", summary.steps),
     };
+    if summary.skipped_steps > 0 {
+        text += &format!(
+            "; {} skipped as not finite (non_finite.jsonl)",
+            summary.skipped_steps
+        );
+    }
     if let (Some(best), Ending::Finished { kept_step, .. }) = (summary.best, &summary.ending) {
         text += &format!(
             "; the adapter is that of step {kept_step} (best validation: {:.4}, step {})",

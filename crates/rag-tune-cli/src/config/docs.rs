@@ -3,11 +3,12 @@
 //! One text serves the code's reader and the user, so they cannot drift apart.
 
 /// The files that hold the section structs.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     include_str!("mod.rs"),
     include_str!("../../../rag-tune-model/src/config.rs"),
     include_str!("../../../rag-tune-augment/src/dataset/mod.rs"),
     include_str!("../../../rag-tune-augment/src/select/config.rs"),
+    include_str!("../../../rag-tune-train/src/config/log.rs"),
     include_str!("../../../rag-tune-train/src/config/lora.rs"),
     include_str!("../../../rag-tune-train/src/config/train.rs"),
     include_str!("../../../rag-tune-train/src/config/validation.rs"),

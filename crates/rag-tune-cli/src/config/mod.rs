@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rag_tune_augment::{DataConfig, RetrievalConfig, TaskName};
 use rag_tune_eval::EvalConfig;
 use rag_tune_model::config::ModelConfig;
-use rag_tune_train::config::{LoraConfig, TrainConfig, ValidationConfig};
+use rag_tune_train::config::{LogConfig, LoraConfig, TrainConfig, ValidationConfig};
 use serde::{Deserialize, Serialize};
 
 pub use self::layers::{Environment, Override};
@@ -49,6 +49,8 @@ pub struct RunConfig {
     pub validation: ValidationConfig,
     /// `[eval]`
     pub eval: EvalConfig,
+    /// `[log]`
+    pub log: LogConfig,
 }
 
 impl Default for RunConfig {
@@ -64,6 +66,7 @@ impl Default for RunConfig {
             train: TrainConfig::default(),
             validation: ValidationConfig::default(),
             eval: EvalConfig::default(),
+            log: LogConfig::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use rag_tune_augment::{DataConfig, RetrievalConfig};
 use rag_tune_eval::EvalConfig;
 use rag_tune_model::config::ModelConfig;
-use rag_tune_train::config::{LoraConfig, TrainConfig, ValidationConfig};
+use rag_tune_train::config::{LogConfig, LoraConfig, TrainConfig, ValidationConfig};
 use serde::Deserialize;
 use serde::de::value::Error;
 use serde::de::{Deserializer, Error as _, Visitor};
@@ -22,7 +22,7 @@ pub struct Section {
 }
 
 /// All sections, the top level first.
-pub fn sections() -> [Section; 8] {
+pub fn sections() -> [Section; 9] {
     [
         section::<RunConfig>(""),
         section::<ModelConfig>("model"),
@@ -32,6 +32,7 @@ pub fn sections() -> [Section; 8] {
         section::<TrainConfig>("train"),
         section::<ValidationConfig>("validation"),
         section::<EvalConfig>("eval"),
+        section::<LogConfig>("log"),
     ]
 }
 
