@@ -169,9 +169,14 @@ def plain_optimizer(adapted: PeftModel) -> torch.optim.Optimizer:
 
 
 def loraplus_optimizer(adapted: PeftModel) -> torch.optim.Optimizer:
-    """PEFT's own groups, with no decay: it would decay magnitudes, which rag-tune does not."""
+    """PEFT's own groups; with DoRA no decay: PEFT would decay magnitudes, which rag-tune does not."""
+    has_magnitudes = any("magnitude" in name for name, _ in factors(adapted))
     return create_loraplus_optimizer(
-        adapted, torch.optim.AdamW, lr=LEARNING_RATE, loraplus_lr_ratio=LORAPLUS_RATIO, weight_decay=0.0
+        adapted,
+        torch.optim.AdamW,
+        lr=LEARNING_RATE,
+        loraplus_lr_ratio=LORAPLUS_RATIO,
+        loraplus_weight_decay=0.0 if has_magnitudes else WEIGHT_DECAY,
     )
 
 
