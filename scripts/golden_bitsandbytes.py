@@ -1,7 +1,9 @@
-"""Makes golden numbers of bitsandbytes for tests/fixtures/golden/: NF4, 8-bit blocks, AdamW8bit.
+"""Makes golden numbers of bitsandbytes for tests/fixtures/golden/: NF4, 8-bit blocks, AdamW8bit, stored models.
 
 usage: golden_bitsandbytes.py tiny OUT_DIR              bytes of made-up weights, some steps of AdamW8bit, and logits of the
                                                         tiny models that golden_llama.py left in OUT_DIR, in NF4
+       golden_bitsandbytes.py stored OUT_DIR            bitsandbytes/*: the tiny models as transformers stores them in NF4 and in
+                                                        8 bits (LLM.int8), with logits of what it loads from there
        golden_bitsandbytes.py smollm2 BASE_DIR OUT_DIR  SHA-256 of every block linear's bytes, and logits for the prompts of
                                                         OUT_DIR/smollm2.json (BASE_DIR: see dequantize_gguf.py)
 
@@ -27,11 +29,22 @@ import torch
 from golden_llama import all_logits, position_record
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaForCausalLM
 
 TINY_MODELS = ["tiny_tied", "tiny_untied"]
 MEAN_LENGTHS = [1, 5, 31, 32, 33, 100, 2400, 13824, 32767, 262144]
 OPTIMIZER_STEPS = 4
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+# Of which tiny model, and how it is stored.
+STORED = {
+    "nf4_double": ("tiny_untied", NF4 | {"bnb_4bit_use_double_quant": True}),
+    # As for FSDP: codes under the name of another type, and some layers that are not quantised.
+    "nf4_mixed": (
+        "tiny_tied",
+        NF4 | {"bnb_4bit_quant_storage": torch.bfloat16, "llm_int8_skip_modules": ["down_proj", "lm_head"]},
+    ),
+    "int8": ("tiny_untied", {"load_in_8bit": True}),
+}
 LARGEST_DEQUANTIZED = 3000
 LIBRARY = torch.library.Library("bitsandbytes", "IMPL")
 
@@ -197,6 +210,43 @@ def write_tiny(out: Path) -> None:
         save_file(tensors, out / name / "nf4_logits.safetensors")
 
 
+@torch.no_grad()
+def dequantized(base: Path, stored: Path) -> LlamaForCausalLM:
+    """The model of `base` in f32, with the weights that transformers and bitsandbytes read from `stored`."""
+    quantized_model = AutoModelForCausalLM.from_pretrained(stored, device_map="cpu")
+    modules = dict(quantized_model.named_modules())
+    model = load(base)
+    for name, parameter in model.named_parameters():
+        owner = modules[name.removesuffix(".weight")]
+        if isinstance(owner, bitsandbytes.nn.Linear4bit):
+            owner.weight.quant_state.dtype = torch.float32
+            value = bnb.dequantize_4bit(owner.weight.data, owner.weight.quant_state)
+        elif isinstance(owner, bitsandbytes.nn.Linear8bitLt):
+            value = bnb.int8_vectorwise_dequant(owner.weight.data, owner.weight.SCB)
+        else:
+            value = owner.weight
+        parameter.copy_(value.reshape(parameter.shape))
+    return model
+
+
+def write_stored(out: Path) -> None:
+    """bitsandbytes/*/{config.json,model.safetensors,logits.safetensors}"""
+    for name, (tiny, settings) in STORED.items():
+        folder = out / "bitsandbytes" / name
+        config = BitsAndBytesConfig(**settings)
+        model = AutoModelForCausalLM.from_pretrained(
+            out / tiny, dtype=torch.bfloat16, quantization_config=config, device_map="cpu"
+        )
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        given = load_file(out / tiny / "golden.safetensors")
+        with torch.no_grad():
+            logits = all_logits(dequantized(out / tiny, folder), [given["ids.0"], given["ids.1"]])
+        tensors = {f"logits.{i}": tensor.contiguous() for i, tensor in enumerate(logits)}
+        save_file(tensors, folder / "logits.safetensors")
+        print(f"{folder}: {(folder / 'model.safetensors').stat().st_size} bytes")
+
+
 def write_smollm2(base: Path, out: Path) -> None:
     """smollm2_nf4.json"""
     model = load(base)
@@ -216,6 +266,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = commands.add_parser("tiny", help="made-up weights and AdamW8bit")
     tiny.add_argument("out", type=Path)
+    stored = commands.add_parser("stored", help="tiny models as transformers stores them")
+    stored.add_argument("out", type=Path)
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
     smollm2.add_argument("base", type=Path)
     smollm2.add_argument("out", type=Path)
@@ -225,6 +277,8 @@ def main() -> None:
     use_portable_operations()
     if args.command == "tiny":
         write_tiny(args.out)
+    elif args.command == "stored":
+        write_stored(args.out)
     else:
         write_smollm2(args.base, args.out)
 

@@ -5,21 +5,24 @@
 //!   truncated file is noticed before minutes of loading.
 //! - `safetensors.rs` and `gguf.rs` hold one format each, memory-mapped: a
 //!   tensor costs memory only while somebody holds its values.
+//! - `bitsandbytes.rs` reads weights that are quantised already.
 //! - `fingerprint.rs` says whether two checkpoints hold the same weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, LlamaConfig};
+use crate::config::{self, LlamaConfig, StoredQuantization};
 use crate::error::ModelError;
 use crate::tokenizer::Tokenizer;
 
+mod bitsandbytes;
 mod fingerprint;
 mod gguf;
 mod gguf_names;
 mod mapped_file;
 mod safetensors;
 
+pub(crate) use self::bitsandbytes::StoredWeight;
 use self::gguf::GgufFile;
 pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
 use self::safetensors::SafetensorsFiles;
@@ -38,6 +41,7 @@ enum Weights {
     Safetensors {
         folder: PathBuf,
         files: SafetensorsFiles,
+        quantization: Option<StoredQuantization>,
     },
     Gguf(GgufFile),
 }
@@ -71,10 +75,12 @@ impl Checkpoint {
         let config_path = folder.join("config.json");
         let text = fs::read_to_string(&config_path).map_err(ModelError::io(&config_path))?;
         let config = config::from_config_json(&config_path, &text)?;
+        let quantization = StoredQuantization::from_config_json(&config_path, &text)?;
         let fingerprint = fingerprint::fingerprint(&config, files.stored_tensors());
         let weights = Weights::Safetensors {
             folder: folder.to_owned(),
             files,
+            quantization,
         };
         Ok(Self {
             weights,
@@ -97,6 +103,14 @@ impl Checkpoint {
     /// Shape and constants of the model.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
+    }
+
+    /// How the block linears are stored, where bitsandbytes has quantised them.
+    pub fn stored_quantization(&self) -> Option<StoredQuantization> {
+        match self.weights {
+            Weights::Safetensors { quantization, .. } => quantization,
+            Weights::Gguf(_) => None,
+        }
     }
 
     /// Identity of the weights: `sha256:` over the configuration, every
@@ -138,7 +152,29 @@ impl Checkpoint {
             .unwrap_or_else(|| path.display().to_string())
     }
 
-    /// The values of the tensor `hf_name`, row-major, widened to f32.
+    /// The weight `hf_name` of a linear, `[out, in]`: as it is stored where bitsandbytes has quantised it, else as
+    /// [`Checkpoint::tensor`] gives it.
+    pub(crate) fn weight(
+        &self,
+        hf_name: &str,
+        shape: [usize; 2],
+    ) -> Result<StoredWeight, ModelError> {
+        if let Weights::Safetensors {
+            files,
+            quantization: Some(_),
+            ..
+        } = &self.weights
+        {
+            let weight = bitsandbytes::read(files, hf_name, shape)?;
+            files.release();
+            if let Some(weight) = weight {
+                return Ok(weight);
+            }
+        }
+        self.plain_tensor(hf_name, &shape).map(StoredWeight::Float)
+    }
+
+    /// The values of the tensor `hf_name`, row-major, widened to f32 or dequantised.
     ///
     /// `shape` is what the caller's configuration asks for: `[out, in]` for a
     /// linear, `[vocab, hidden]` for the embedding, `[hidden]` for a norm. The
@@ -150,6 +186,16 @@ impl Checkpoint {
     /// [`ModelError::Unsupported`] for a type that is not a plain float, and
     /// what the file itself may be guilty of.
     pub fn tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        match *shape {
+            [out, inner] => Ok(self
+                .weight(hf_name, [out, inner])?
+                .into_values([out, inner])),
+            _ => self.plain_tensor(hf_name, shape),
+        }
+    }
+
+    /// A tensor that is stored in floating point.
+    fn plain_tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
         match &self.weights {
             Weights::Safetensors { files, .. } => {
                 let values = files.tensor(hf_name, shape);
@@ -167,8 +213,14 @@ impl Checkpoint {
     /// The safetensors files as they lie on disk, by name.
     ///
     /// # Errors
-    /// [`ModelError::MergeIntoGguf`] for a GGUF.
+    /// [`ModelError::MergeIntoGguf`] for a GGUF, [`ModelError::Unsupported`] for weights that bitsandbytes has quantised.
     pub(crate) fn shards(&self) -> Result<Vec<Shard<'_>>, ModelError> {
+        if self.stored_quantization().is_some() {
+            return Err(ModelError::Unsupported {
+                path: self.path().to_owned(),
+                feature: "merging an adapter into weights that are quantized already".to_owned(),
+            });
+        }
         match &self.weights {
             Weights::Safetensors { files, .. } => Ok(files.shards()),
             Weights::Gguf(file) => Err(ModelError::MergeIntoGguf {

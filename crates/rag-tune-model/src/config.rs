@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 
+mod bitsandbytes;
 mod gguf;
 mod hugging_face;
 
+pub use bitsandbytes::StoredQuantization;
 pub(crate) use gguf::{GgufTensors, from_gguf_metadata};
 pub(crate) use hugging_face::{from_config_json, token_ids};
 
@@ -18,7 +20,8 @@ pub(crate) use hugging_face::{from_config_json, token_ids};
 pub struct ModelConfig {
     /// The base model: a hub id, a folder, or a .gguf file.
     pub base: String,
-    /// How the block linears are held in memory: `int8` (1 byte a weight), `nf4` (half a byte: QLoRA) or `none`.
+    /// How the block linears are held in memory: `int8` (1 byte a weight), `nf4` (half a byte: QLoRA) or `none`. A base
+    /// that bitsandbytes has quantised must be named as what it is.
     pub quantization: Quantization,
     /// `nf4`: whether the scales of the weights are quantised too, to 8 bits.
     pub double_quantization: bool,

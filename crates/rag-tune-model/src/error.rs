@@ -116,6 +116,20 @@ pub enum ModelError {
         /// What it must be, for instance `at most 8192`.
         expected: String,
     },
+    /// A checkpoint is quantised already, and not as `[model]` asks for.
+    #[error(
+        "the weights in `{path}` are quantized already: `model.{key}` is {got}, but they are stored as {stored}"
+    )]
+    QuantizationMismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The key of `[model]`.
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// The value that the checkpoint has.
+        stored: String,
+    },
     /// An adapter was made for a model of another shape.
     #[error("`{path}` does not fit the base model: {detail}")]
     AdapterMismatch {
@@ -168,6 +182,11 @@ pub enum ModelError {
 impl ModelError {
     /// How the user can mend it, where that is known.
     pub fn hint(&self) -> Option<String> {
+        if let Self::QuantizationMismatch { key, stored, .. } = self {
+            return Some(format!(
+                "set `model.{key} = {stored}`: such weights are used as they are"
+            ));
+        }
         let hint = match self {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 "check `model.base`; a hub id needs a mirror (`--mirror`), a filled cache or a network"
@@ -209,6 +228,7 @@ impl ModelError {
             | Self::Write { .. }
             | Self::Kernel(_)
             | Self::Config { .. }
+            | Self::QuantizationMismatch { .. }
             | Self::Unsupported { .. }
             | Self::Tokenise { .. }
             | Self::Argument { .. }

@@ -5,7 +5,7 @@ use rag_tune_kernels::nf4::Nf4;
 use rag_tune_kernels::{Compute, Matrix};
 
 use crate::block::Block;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, StoredWeight};
 use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
 use crate::lora::Projection;
@@ -19,11 +19,14 @@ pub(crate) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Refuses a compute that this machine cannot do.
+    /// Refuses a compute that this machine cannot do, and a quantisation that is not the checkpoint's own.
     pub(crate) fn new(
         checkpoint: &'a Checkpoint,
         config: &ModelConfig,
     ) -> Result<Self, ModelError> {
+        if let Some(stored) = checkpoint.stored_quantization() {
+            stored.check(checkpoint.path(), config)?;
+        }
         Ok(Self {
             checkpoint,
             quantization: config.quantization,
@@ -39,7 +42,10 @@ impl<'a> Loader<'a> {
 
     /// A tensor of finite f32 values.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let values = self.checkpoint.tensor(name, shape)?;
+        self.finite(name, self.checkpoint.tensor(name, shape)?)
+    }
+
+    fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let count = values.iter().filter(|value| !value.is_finite()).count();
         if count > 0 {
             let what = format!("`{name}` in `{}`", self.checkpoint.path().display());
@@ -54,8 +60,19 @@ impl<'a> Loader<'a> {
         name: &str,
         [out, inner]: [usize; 2],
     ) -> Result<Matrix, ModelError> {
-        let values = self.values(name, &[out, inner])?;
-        Ok(match (self.quantization, self.compute) {
+        let values = match self.checkpoint.weight(name, [out, inner])? {
+            StoredWeight::Int8 { codes, absmax } => {
+                return Ok(Matrix::from_int8(out, inner, &codes, &absmax)?);
+            }
+            StoredWeight::Nf4(weights) => return Ok(Matrix::from_nf4(out, inner, &weights)?),
+            StoredWeight::Float(values) => self.finite(name, values)?,
+        };
+        // Whoever quantised the others left this one out on purpose.
+        let quantization = match self.checkpoint.stored_quantization() {
+            Some(_) => Quantization::None,
+            None => self.quantization,
+        };
+        Ok(match (quantization, self.compute) {
             (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,
             (Quantization::Nf4, _) => {
                 let weights = match self.double_quantization {

@@ -99,6 +99,41 @@ impl Matrix {
         })
     }
 
+    /// Holds 8-bit weights: `weight[o, i] = codes[o, i] * absmax[o] / 127`, `codes` row-major.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if there are not `out * in` codes and `out` scales.
+    pub fn from_int8(
+        out_features: usize,
+        in_features: usize,
+        codes: &[i8],
+        absmax: &[f32],
+    ) -> Result<Self, KernelError> {
+        let operation = "Matrix::from_int8";
+        let count = [out_features * in_features];
+        check_shape(operation, "codes", &[codes.len()], &count)?;
+        check_shape(operation, "absmax", &[absmax.len()], &[out_features])?;
+        let mut packed = vec![0; packed_len(out_features, in_features)];
+        let panels = packed.par_chunks_mut(packed_len(1, in_features).max(1));
+        panels.enumerate().for_each(|(panel, packed)| {
+            let outs = (panel * PANEL)..out_features.min((panel + 1) * PANEL);
+            for (lane, out) in outs.enumerate() {
+                let row = &codes[out * in_features..][..in_features];
+                for (at, code) in row.iter().enumerate() {
+                    packed[packed_index(in_features, lane, at)] = *code;
+                }
+            }
+        });
+        Ok(Self {
+            out_features,
+            in_features,
+            storage: Storage::Int8 {
+                codes: packed,
+                row_scale: absmax.iter().map(|absmax| absmax / 127.0).collect(),
+            },
+        })
+    }
+
     /// Holds NF4 weights, `weights` being `[out, in]` row by row.
     ///
     /// # Errors
@@ -310,6 +345,25 @@ mod tests {
                     // 0.501: half a step, plus f32 rounding.
                     let error = (values[o * inner + at] - value).abs();
                     prop_assert!(error <= 0.501 * expected.row_scale[o] + 1e-12);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn codes_that_exist_already_are_kept(
+            (out, inner, codes, absmax) in (1_usize..80, 1_usize..40).prop_flat_map(|(out, inner)| {
+                let codes = prop::collection::vec(-127_i8..=127, out * inner);
+                (Just(out), Just(inner), codes, prop::collection::vec(0.0_f32..3.0, out))
+            })
+        ) {
+            let matrix = Matrix::from_int8(out, inner, &codes, &absmax).unwrap();
+            let mut row = vec![0.0; inner];
+            for o in 0..out {
+                matrix.read_row(o, &mut row).unwrap();
+                for (value, code) in row.iter().zip(&codes[o * inner..]) {
+                    prop_assert_eq!(*value, f32::from(*code) * (absmax[o] / 127.0));
                 }
             }
         }

@@ -56,6 +56,14 @@ pub(crate) struct ShardTensor<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+/// A tensor as it lies in a file.
+pub(super) struct RawTensor<'a> {
+    pub path: &'a Path,
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub bytes: &'a [u8],
+}
+
 #[derive(Deserialize)]
 struct ShardIndex {
     /// Tensor name to file name.
@@ -136,8 +144,13 @@ impl SafetensorsFiles {
         Ok(())
     }
 
-    /// See [`super::Checkpoint::tensor`].
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+    /// Whether there is such a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The bytes of a tensor.
+    pub fn raw(&self, name: &str) -> Result<RawTensor<'_>, ModelError> {
         let Some(location) = self.tensors.get(name) else {
             let path = self.folder_or_file.clone();
             return Err(ModelError::MissingTensor {
@@ -145,10 +158,24 @@ impl SafetensorsFiles {
                 name: name.to_owned(),
             });
         };
-        let path = self.files[location.file].path();
-        check_shape(path, name, shape, &location.shape)?;
-        let bytes = self.bytes(location);
-        match location.dtype {
+        Ok(RawTensor {
+            path: self.files[location.file].path(),
+            dtype: location.dtype,
+            shape: &location.shape,
+            bytes: self.bytes(location),
+        })
+    }
+
+    /// The values of a tensor in floating point, see [`super::Checkpoint::tensor`].
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let RawTensor {
+            path,
+            dtype,
+            shape: got,
+            bytes,
+        } = self.raw(name)?;
+        check_shape(path, name, shape, got)?;
+        match dtype {
             Dtype::F32 => Ok(widen(bytes, f32::from_le_bytes)),
             Dtype::F16 => Ok(widen(bytes, |value| f16::from_le_bytes(value).to_f32())),
             Dtype::BF16 => Ok(widen(bytes, |value| bf16::from_le_bytes(value).to_f32())),
@@ -204,7 +231,10 @@ impl SafetensorsFiles {
 }
 
 /// Little-endian values of `SIZE` bytes each, as f32.
-fn widen<const SIZE: usize>(bytes: &[u8], value: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+pub(super) fn widen<const SIZE: usize>(
+    bytes: &[u8],
+    value: impl Fn([u8; SIZE]) -> f32,
+) -> Vec<f32> {
     bytes
         .as_chunks::<SIZE>()
         .0

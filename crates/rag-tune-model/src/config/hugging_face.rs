@@ -34,7 +34,6 @@ struct ConfigJson {
     sliding_window: Option<usize>,
     bos_token_id: Option<u32>,
     eos_token_id: Value,
-    quantization_config: Option<Value>,
 }
 
 /// `rope_parameters` (transformers 5) or `rope_scaling` (before it).
@@ -71,7 +70,6 @@ impl Default for ConfigJson {
             sliding_window: None,
             bos_token_id: Some(1),
             eos_token_id: Value::from(2),
-            quantization_config: None,
         }
     }
 }
@@ -175,11 +173,7 @@ impl ConfigJson {
                 self.hidden_act
             ));
         }
-        let method = self.quantization_config.as_ref()?.get("quant_method");
-        let method = method.and_then(Value::as_str).unwrap_or("unknown");
-        Some(format!(
-            "weights that are already quantized (`quant_method` = `{method}`)"
-        ))
+        None
     }
 }
 
@@ -238,7 +232,6 @@ mod tests {
             (r#""attention_bias": true"#, "attention_bias"),
             (r#""mlp_bias": true"#, "mlp_bias"),
             (r#""hidden_act": "gelu""#, "gelu"),
-            (r#""quantization_config": {"quant_method": "gptq"}"#, "gptq"),
         ];
         for (key, name) in cases {
             let error = parse(&format!(r#"{{"model_type": "llama", {key}}}"#)).unwrap_err();
