@@ -1,9 +1,11 @@
-//! Training throughput of full optimizer steps on random ids, for `scripts/bench-train.sh`.
+//! Training throughput of full optimizer steps on random ids, for `scripts/bench-train.sh` and
+//! `scripts/bench-quantization.sh`.
 //!
 //! usage: throughput BASE [ROWS] [TOKENS] [STEPS] [COMPUTE] [QUANTIZATION] (defaults: 8 256 5 auto int8)
 //!
 //! The same work as `scripts/bench_peft.py`: a LoRA of rank 8 on q, k, v, o, loss on every token.
-//! The first step is not counted. Prints one JSON line.
+//! The first step is not counted. Prints one JSON line; the processor's time is what to compare on a machine that has
+//! other work.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -80,10 +82,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out: out.path(),
         start: Start::Afresh,
     };
-    let mut seconds = Vec::new();
+    let (mut seconds, mut cpu_seconds) = (Vec::new(), vec![cpu_time()]);
     let mut observe = |event: Event<'_>| {
         if let Event::Step(record) = event {
             seconds.push(record.seconds);
+            cpu_seconds.push(cpu_time());
         }
     };
     let mut hooks = Hooks {
@@ -95,16 +98,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     seconds.remove(0);
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
+    // The first step lies between the first two.
+    let cpu_seconds = match (cpu_seconds[1], cpu_seconds[cpu_seconds.len() - 1]) {
+        (Some(first), Some(last)) => Some((last - first) / seconds.len() as f64),
+        _ => None,
+    };
     let result = serde_json::json!({
         "compute": format!("{:?}", model.compute()).to_lowercase(),
         "quantization": format!("{:?}", model.quantization()).to_lowercase(),
         "weight_bytes": model.weight_bytes(),
         "tokens_per_s": ((rows * tokens) as f64 / median * 10.0).round() / 10.0,
         "seconds_per_step": (median * 1e3).round() / 1e3,
+        "cpu_seconds_per_step": cpu_seconds.map(|cpu| (cpu * 1e3).round() / 1e3),
         "peak_rss_mib": peak_rss_mib(),
     });
     println!("{result}");
     Ok(())
+}
+
+/// Seconds that the processor has worked for the process so far, where the system tells.
+fn cpu_time() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, in brackets, may have spaces. Then come the state, and the times as the 12th and 13th.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    // Linux counts 100 ticks a second for programs, whatever its own clock.
+    Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
 /// The process's peak resident memory, where the system tells.
