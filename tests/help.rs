@@ -27,6 +27,7 @@ fn every_command_explains_itself_with_an_example() {
         "config",
         "inspect",
         "stability",
+        "plan",
         "demo-data",
         "reproduce",
     ] {

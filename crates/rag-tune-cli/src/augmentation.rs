@@ -142,8 +142,8 @@ impl Augmentation<'_> {
     }
 }
 
-/// Where vectors of texts are remembered between runs; nowhere on a system without a home.
-fn cache_folder() -> Option<PathBuf> {
+/// Where vectors of texts and measured speeds are remembered between runs; nowhere on a system without a home.
+pub fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

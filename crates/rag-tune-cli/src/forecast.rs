@@ -1,147 +1,236 @@
-//! What a training run will take: memory by counting, time by timing one small pass.
+//! What a training run will take: memory by counting, time from measured speeds, neither with the weights in memory.
 
 use std::fmt;
-use std::time::{Duration, Instant};
 
-use rag_tune_kernels::Sequences;
-use rag_tune_model::llama::{Llama, PassOptions, TrainBatch};
-use rag_tune_model::lora::{Adapter, LoraFactors};
+use rag_tune_model::config::ModelConfig;
+use rag_tune_model::llama::Keep;
+use rag_tune_model::memory::{BatchSize, Footprint};
 use rag_tune_train::batch::TrainSet;
-use rag_tune_train::config::OptimizerKind;
-use rag_tune_train::memory::MemoryPlan;
+use rag_tune_train::config::{StepSize, TrainConfig};
+use rag_tune_train::memory::{self, MemoryPlan};
+use rag_tune_train::work::Work;
+use serde::Serialize;
 
+use crate::base_model::FoundModel;
 use crate::config::RunConfig;
 use crate::output::Output;
+use crate::probe::{Measure, TrainingSpeeds};
 
-/// Adapter, gradient, and the optimizer's two moments.
-fn adapter_bytes(optimizer: OptimizerKind, adapter: &Adapter) -> usize {
-    let tensors = adapter.layers.values().flat_map(LoraFactors::tensors);
-    let lengths = tensors.map(|(_, tensor)| tensor.data().len());
-    lengths
-        .map(|values| 2 * 4 * values + optimizer.state_bytes(values))
-        .sum()
+/// Predicted memory and time of a run. Time is that of the steps: loading, validation and checkpoints come on top.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// All of the process, at its widest point.
+    pub peak_bytes: usize,
+    /// Memory that is free now, where the system tells.
+    pub available_bytes: Option<usize>,
+    /// The program, the tokenizer, the rows.
+    pub process_bytes: usize,
+    /// The rest.
+    pub memory: MemoryPlan,
+    /// Rows trained on.
+    pub rows: usize,
+    /// Rows left out as too long.
+    pub rows_left_out: usize,
+    /// What the run goes through.
+    pub work: Work,
+    /// Of all steps.
+    pub seconds: f64,
+    /// Real tokens, forward and backward.
+    pub tokens_per_s: f64,
+    /// What the peak would be with other settings.
+    pub alternatives: Vec<Alternative>,
 }
 
-/// Tokens of the timed pass: enough that the matrix products work as in a full one.
-const TIMED_TOKENS: usize = 512;
-/// A pass shorter than this is timed again, since the first one also pays for fresh memory.
-const SHORT: Duration = Duration::from_secs(5);
-
-/// Predicted memory and time of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Forecast {
-    memory: MemoryPlan,
-    /// Adapter, gradient, and the optimizer's two moments.
-    adapter_bytes: usize,
-    steps: usize,
-    /// Tokens of all steps.
-    tokens: f64,
-    tokens_per_s: f64,
+/// Another setting, with which the same is learnt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alternative {
+    /// As `--set` takes it.
+    pub set: String,
+    /// The run's peak with it.
+    pub peak_bytes: usize,
 }
 
 impl Forecast {
-    /// Counts the memory and times a pass over some of the rows.
+    /// Counts the memory; times passes over noise in the model's shape.
+    ///
+    /// The process's own memory counts as it is now: what training does not hold must be dropped before.
     ///
     /// # Errors
-    /// When the rows do not fit the model.
+    /// When the rows do not fit the model, or this machine cannot do the wanted compute.
     pub fn measure(
-        model: &Llama,
+        found: &FoundModel,
         set: &TrainSet,
         config: &RunConfig,
+        measure: Measure,
         out: &Output,
     ) -> anyhow::Result<Self> {
-        let (lora, train) = (&config.lora, &config.train);
-        let adapter = model.fresh_adapter(lora.settings(), config.seed)?;
-        let memory = MemoryPlan::new(model, train, train.tokens_per_micro_batch);
-        let steps = set.total_steps();
-        let progress = out.progress();
-        progress.start("timing a pass", 1);
-        let tokens_per_s = tokens_per_s(model, &adapter, set, &memory);
-        progress.finish();
+        let process_bytes = memory::resident_bytes().unwrap_or(0);
+        let summary = set.summary();
+        let available_bytes = memory::available_bytes();
+        let shape = found.checkpoint.config();
+        let work = Work::count(set)?;
+        let counter = Counter {
+            found,
+            config,
+            room: available_bytes.map_or(usize::MAX, memory::room),
+        };
+        let memory = counter.plan(&config.model, &config.train, work.largest)?;
+        let speeds = TrainingSpeeds::measure(shape, set, config, memory.keep, measure, out)?;
+        let seconds = speeds.seconds(shape.num_hidden_layers, &work);
+        let mut alternatives = counter.alternatives(memory.keep, work.largest)?;
+        alternatives
+            .iter_mut()
+            .for_each(|alternative| alternative.peak_bytes += process_bytes);
         Ok(Self {
+            peak_bytes: process_bytes + memory.peak_bytes(),
+            available_bytes,
+            process_bytes,
             memory,
-            adapter_bytes: adapter_bytes(train.optimizer, &adapter),
-            steps,
-            tokens: set.tokens() as f64 * set.epoch(steps),
-            tokens_per_s: tokens_per_s?,
+            rows: summary.rows,
+            rows_left_out: summary.rows_given - summary.rows,
+            work,
+            seconds,
+            tokens_per_s: work.tokens as f64 / seconds,
+            alternatives,
         })
     }
-}
 
-fn tokens_per_s(
-    model: &Llama,
-    adapter: &Adapter,
-    set: &TrainSet,
-    memory: &MemoryPlan,
-) -> anyhow::Result<f64> {
-    let batch = small_batch(set)?;
-    let options = PassOptions {
-        keep: memory.keep,
-        dropout: None,
-        gradient_scale: 1.0 / batch.targets.len() as f32,
-    };
-    let mut gradient = adapter.zero_gradient();
-    let mut pass = || -> anyhow::Result<Duration> {
-        let start = Instant::now();
-        model.forward_backward(adapter, &batch, &options, &mut gradient)?;
-        Ok(start.elapsed())
-    };
-    let first = pass()?;
-    let time = if first < SHORT { pass()? } else { first };
-    Ok(batch.ids.len() as f64 / time.as_secs_f64())
-}
-
-/// Rows of the first step, as many as the timed pass needs.
-fn small_batch(set: &TrainSet) -> anyhow::Result<TrainBatch> {
-    let micro_batches = set.micro_batches(1)?;
-    let batch = &micro_batches[0].batch;
-    let mut lengths = Vec::new();
-    let mut end = 0;
-    for range in batch
-        .sequences
-        .ranges()
-        .take_while(|range| range.start < TIMED_TOKENS)
-    {
-        end = range.end;
-        lengths.push(range.len());
-    }
-    let targets = batch
-        .targets
-        .iter()
-        .copied()
-        .filter(|(position, _)| *position < end);
-    Ok(TrainBatch {
-        ids: batch.ids[..end].to_vec(),
-        sequences: Sequences::from_lengths(&lengths)?,
-        targets: targets.collect(),
-    })
-}
-
-impl Forecast {
-    /// Memory of the whole run.
-    pub fn total_bytes(&self) -> usize {
-        self.memory.total_bytes() + self.adapter_bytes
+    /// Whether the run needs more than is free.
+    fn is_too_large(&self) -> bool {
+        self.available_bytes
+            .is_some_and(|available| self.peak_bytes - self.process_bytes > available)
     }
 
-    /// Tokens that are learnt from in a second, forward and backward.
-    pub fn tokens_per_s(&self) -> f64 {
-        self.tokens_per_s
+    /// What to change where the run does not fit into the memory that is free.
+    pub fn warning(&self) -> Option<String> {
+        if !self.is_too_large() {
+            return None;
+        }
+        let available = self.available_bytes? + self.process_bytes;
+        let mut text = format!(
+            "warning: the run needs {}, and {} are free",
+            gib(self.peak_bytes),
+            gib(available)
+        );
+        let smaller = self.alternatives.iter();
+        for Alternative { set, peak_bytes } in
+            smaller.filter(|other| other.peak_bytes < self.peak_bytes)
+        {
+            text += &format!("\nhint: `--set {set}` would need {}", gib(*peak_bytes));
+        }
+        Some(text)
+    }
+}
+
+/// Counts the memory of variants of a run.
+struct Counter<'a> {
+    found: &'a FoundModel,
+    config: &'a RunConfig,
+    room: usize,
+}
+
+impl Counter<'_> {
+    fn plan(
+        &self,
+        model: &ModelConfig,
+        train: &TrainConfig,
+        largest: BatchSize,
+    ) -> anyhow::Result<MemoryPlan> {
+        let lora = &self.config.lora;
+        let shape = self.found.checkpoint.config();
+        let footprint = Footprint::new(shape, model, lora.settings(), lora.dropout)?;
+        Ok(MemoryPlan::new(&footprint, train, largest, self.room))
+    }
+
+    /// The other policies, and a smaller micro-batch.
+    fn alternatives(&self, keep: Keep, largest: BatchSize) -> anyhow::Result<Vec<Alternative>> {
+        let RunConfig { model, train, .. } = self.config;
+        let mut alternatives = Vec::new();
+        for other in [Keep::All, Keep::Selective, Keep::BlockInput] {
+            if other == keep {
+                continue;
+            }
+            let with_other = TrainConfig {
+                activations: memory::setting(other),
+                ..train.clone()
+            };
+            alternatives.push(Alternative {
+                set: format!("train.activations={}", memory::name(other)),
+                peak_bytes: self.plan(model, &with_other, largest)?.peak_bytes(),
+            });
+        }
+        // A row is never split.
+        let tokens = (train.tokens_per_micro_batch / 2).max(train.max_length);
+        let same_steps = matches!(train.step_size(), StepSize::Rows(_));
+        if same_steps && tokens < largest.tokens {
+            let smaller = BatchSize {
+                tokens,
+                supervised_tokens: largest.supervised_tokens.min(tokens),
+                ..largest
+            };
+            alternatives.push(Alternative {
+                set: format!("train.tokens_per_micro_batch={tokens}"),
+                peak_bytes: self.plan(model, train, smaller)?.peak_bytes(),
+            });
+        }
+        Ok(alternatives)
     }
 }
 
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = &self.memory;
-        writeln!(f, "\npredicted memory  {}", gib(self.total_bytes()))?;
-        writeln!(f, "  weights         {}", gib(memory.weight_bytes))?;
-        writeln!(f, "  activations     {}", gib(memory.activation_bytes))?;
-        writeln!(f, "  temporary       {}", gib(memory.transient_bytes))?;
-        writeln!(f, "  adapter         {}", gib(self.adapter_bytes))?;
-        let time = duration(self.tokens / self.tokens_per_s);
-        writeln!(
-            f,
-            "predicted time    {time}: {} steps, {:.0} tokens at {:.0} tokens/s",
-            self.steps, self.tokens, self.tokens_per_s
+        let free = self
+            .available_bytes
+            .map(|available| format!(", {} are free", gib(available + self.process_bytes)));
+        let mut line = |what: &str, value: String| writeln!(f, "{what:<42}{value}");
+        line(
+            "peak memory",
+            gib(self.peak_bytes) + &free.unwrap_or_default(),
+        )?;
+        line("  program and rows", gib(self.process_bytes))?;
+        line("  weights", gib(memory.weight_bytes))?;
+        line(
+            &format!("  activations ({})", memory::name(memory.keep)),
+            gib(memory.activation_bytes),
+        )?;
+        let temporary = match memory.block_bytes > memory.loss_bytes {
+            true => ("  temporary (a block)", memory.block_bytes),
+            false => ("  temporary (the logits)", memory.loss_bytes),
+        };
+        line(temporary.0, gib(temporary.1))?;
+        line(
+            "  adapter and gradient",
+            gib(memory.adapter_bytes + memory.gradient_bytes),
+        )?;
+        line("  optimizer", gib(memory.optimizer_bytes))?;
+        line("  checkpoint", gib(memory.checkpoint_bytes))?;
+        for Alternative { set, peak_bytes } in &self.alternatives {
+            line(&format!("with {set}"), gib(*peak_bytes))?;
+        }
+        let work = &self.work;
+        line(
+            "rows",
+            format!(
+                "{} ({} left out as too long)",
+                self.rows, self.rows_left_out
+            ),
+        )?;
+        line(
+            "tokens",
+            format!("{} ({} carry loss)", work.tokens, work.supervised_tokens),
+        )?;
+        line(
+            "steps",
+            format!("{} ({} micro-batches)", work.steps, work.micro_batches),
+        )?;
+        line(
+            "time of the steps",
+            format!(
+                "{} ({:.0} tokens/s)",
+                duration(self.seconds),
+                self.tokens_per_s
+            ),
         )
     }
 }
@@ -156,7 +245,8 @@ pub fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{s:.0} s"),
         s if s < 90.0 * 60.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
+        s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
     }
 }
 
@@ -167,8 +257,8 @@ mod tests {
     #[test]
     fn durations_have_a_fitting_unit() {
         assert_eq!(
-            [20.0, 600.0, 7200.0].map(duration),
-            ["20 s", "10 min", "2.0 h"]
+            [20.0, 600.0, 7200.0, 864_000.0].map(duration),
+            ["20 s", "10 min", "2.0 h", "10.0 days"]
         );
     }
 }

@@ -20,6 +20,7 @@ mod leakage;
 mod merge_drift;
 mod model_card;
 mod output;
+mod probe;
 mod public_name;
 mod reproduce;
 mod run_folder;

@@ -11,7 +11,7 @@ use crate::matrix::{Compute, Matrix};
 use crate::tensor::Tensor;
 
 /// Tokens of a chunk: 256 rows of logits of a 49 k vocabulary take 50 MB.
-const CHUNK: usize = 256;
+pub const CHUNK: usize = 256;
 
 /// Loss of some tokens, and its gradient.
 #[derive(Debug, Clone)]

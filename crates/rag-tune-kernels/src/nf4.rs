@@ -9,7 +9,7 @@
 
 use rayon::prelude::*;
 
-use crate::blockwise::{Blockwise, DynamicMap, normalization};
+use crate::blockwise::{self, Blockwise, DynamicMap, normalization};
 use crate::error::{KernelError, check_shape};
 
 /// Weights that share a scale.
@@ -108,6 +108,15 @@ impl Scales {
         match self {
             Self::Plain(absmax) => 4 * absmax.len(),
             Self::Double { codes, .. } => codes.codes.len() + 4 * codes.absmax.len() + 4,
+        }
+    }
+
+    /// What [`Scales::bytes`] is for `weights` weights.
+    pub fn bytes_of(weights: usize, double: bool) -> usize {
+        let blocks = weights.div_ceil(BLOCK);
+        match double {
+            false => 4 * blocks,
+            true => blocks + 4 * blocks.div_ceil(blockwise::BLOCK) + 4,
         }
     }
 }

@@ -448,3 +448,35 @@ impl Block {
         found
     }
 }
+
+#[cfg(test)]
+impl Kept {
+    /// Bytes of its tensors.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |tensor: &Tensor| size_of_val(tensor.data());
+        let saved = match self {
+            Self::BlockInput(x) => return of(x),
+            Self::Saved(saved) => saved,
+        };
+        let (attention, mlp) = (&saved.attention, &saved.mlp);
+        let plain = [&attention.x, &attention.lse, &mlp.h].into_iter();
+        let optional = [&attention.normed, &mlp.normed, &mlp.product].into_iter();
+        let downs = [
+            &attention.qkv_downs,
+            &attention.o_down,
+            &mlp.gate_up_downs,
+            &mlp.down_down,
+        ];
+        let stored = [
+            &attention.q,
+            &attention.k,
+            &attention.v,
+            &attention.attended,
+            &mlp.gate,
+            &mlp.up,
+        ];
+        plain.chain(optional.flatten()).map(of).sum::<usize>()
+            + downs.into_iter().flatten().flatten().map(of).sum::<usize>()
+            + stored.into_iter().map(Stored::bytes).sum::<usize>()
+    }
+}

@@ -196,18 +196,12 @@ impl Checkpoint {
 
     /// A tensor that is stored in floating point.
     fn plain_tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        match &self.weights {
-            Weights::Safetensors { files, .. } => {
-                let values = files.tensor(hf_name, shape);
-                files.release();
-                values
-            }
-            Weights::Gguf(file) => {
-                let values = file.tensor(hf_name, shape, &self.config);
-                file.release();
-                values
-            }
-        }
+        let values = match &self.weights {
+            Weights::Safetensors { files, .. } => files.tensor(hf_name, shape),
+            Weights::Gguf(file) => file.tensor(hf_name, shape, &self.config),
+        };
+        self.release();
+        values
     }
 
     /// The safetensors files as they lie on disk, by name.
@@ -229,7 +223,7 @@ impl Checkpoint {
         }
     }
 
-    /// Gives back the memory of what was read of [`Checkpoint::shards`].
+    /// Gives back the memory of what was read of the weights' files.
     pub(crate) fn release(&self) {
         match &self.weights {
             Weights::Safetensors { files, .. } => files.release(),
@@ -257,6 +251,7 @@ impl Checkpoint {
                 ));
             }
         };
+        self.release();
         // Added tokens are left out: CodeLlama-7b-Python's tokenizer has four
         // more of them than its embedding has rows.
         if tokenizer.base_vocab_size() > self.config.vocab_size {

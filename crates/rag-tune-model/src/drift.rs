@@ -17,6 +17,7 @@ use crate::linear::AppliedAdapter;
 use crate::llama::Llama;
 use crate::loader::Loader;
 use crate::lora::Adapter;
+use crate::source::Source;
 
 /// Positions whose logits are in memory at a time.
 const POSITIONS_AT_A_TIME: usize = 128;
@@ -86,8 +87,9 @@ impl<'a> Outcome<'a> {
             compute: Compute::F32,
             ..config.clone()
         };
-        let loader = Loader::new(checkpoint, &config)?;
-        let model = Llama::without_blocks(checkpoint, &config, &loader)?;
+        let source = Source::Checkpoint(checkpoint);
+        let loader = Loader::new(source, &config)?;
+        let model = Llama::without_blocks(source, &config, &loader)?;
         let sequences: Vec<Sequences> = rows
             .iter()
             .map(|row| Sequences::from_lengths(&[row.ids.len()]))

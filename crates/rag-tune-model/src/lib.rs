@@ -14,9 +14,11 @@ pub mod llama;
 mod loader;
 pub mod lora;
 pub mod lora_settings;
+pub mod memory;
 pub mod merge;
 #[cfg(test)]
 mod mirror;
 pub mod non_finite;
 pub mod peft;
+mod source;
 pub mod tokenizer;

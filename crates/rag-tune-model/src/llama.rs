@@ -15,6 +15,8 @@ use crate::linear::{AppliedAdapter, row_norms};
 use crate::loader::Loader;
 use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place};
 use crate::lora_settings::LoraSettings;
+use crate::memory::Footprint;
+use crate::source::Source;
 
 /// The embedding's name in a checkpoint.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -74,8 +76,24 @@ impl Llama {
         config: &ModelConfig,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ModelError> {
-        let loader = Loader::new(checkpoint, config)?;
-        let mut model = Self::without_blocks(checkpoint, config, &loader)?;
+        Self::assemble(Source::Checkpoint(checkpoint), config, progress)
+    }
+
+    /// A model of `shape` whose weights are noise: as fast and as large as a real one, and of no other use.
+    ///
+    /// # Errors
+    /// [`ModelError::ComputeUnsupported`] if this machine cannot do `config.compute`.
+    pub fn synthetic(shape: &LlamaConfig, config: &ModelConfig) -> Result<Self, ModelError> {
+        Self::assemble(Source::Synthetic(shape), config, &mut |_, _| ())
+    }
+
+    fn assemble(
+        source: Source<'_>,
+        config: &ModelConfig,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, ModelError> {
+        let loader = Loader::new(source, config)?;
+        let mut model = Self::without_blocks(source, config, &loader)?;
         let layers = model.config.num_hidden_layers;
         model.blocks.reserve_exact(layers);
         for layer in 0..layers {
@@ -88,11 +106,11 @@ impl Llama {
 
     /// What stands before and after the blocks.
     pub(crate) fn without_blocks(
-        checkpoint: &Checkpoint,
+        source: Source<'_>,
         config: &ModelConfig,
         loader: &Loader<'_>,
     ) -> Result<Self, ModelError> {
-        let llama = checkpoint.config().clone();
+        let llama = source.config().clone();
         let vocab_shape = [llama.vocab_size, llama.hidden_size];
         let embedding = loader.wide(EMBEDDING, vocab_shape)?;
         let head = match llama.tie_word_embeddings {
@@ -113,8 +131,8 @@ impl Llama {
                 llama.rope_theta,
             ),
             config: llama,
-            path: checkpoint.path().to_owned(),
-            fingerprint: checkpoint.fingerprint().to_owned(),
+            path: source.path().to_owned(),
+            fingerprint: source.fingerprint().to_owned(),
         })
     }
 
@@ -148,7 +166,19 @@ impl Llama {
         &self.fingerprint
     }
 
-    /// Bytes that the weights take.
+    /// What a training run's memory depends on; `dropout` is that of the adapter's inputs.
+    pub fn footprint(&self, lora: LoraSettings, dropout: f32) -> Footprint {
+        Footprint {
+            model: self.config.clone(),
+            quantization: self.quantization,
+            double_quantization: self.double_quantization,
+            compute: self.compute,
+            lora,
+            has_dropout: dropout > 0.0,
+        }
+    }
+
+    /// Bytes that the weights take, norms and the RoPE table included.
     pub fn weight_bytes(&self) -> usize {
         let blocks: usize = self
             .blocks
@@ -156,7 +186,10 @@ impl Llama {
             .flat_map(|block| &block.weights)
             .map(Matrix::bytes)
             .sum();
-        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes)
+        let norms = self.config.hidden_size * (2 * self.blocks.len() + 1);
+        let rope = self.rope.positions() * self.config.head_dim;
+        let f32s = (norms + rope) * size_of::<f32>();
+        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes) + f32s
     }
 
     /// An adapter that changes nothing yet: [`Adapter::new`], with DoRA's magnitudes from this base.
@@ -333,26 +366,5 @@ impl Llama {
             d_x.row_mut(row).copy_from_slice(d_supervised.row(index));
         }
         Ok((loss.sum, d_x))
-    }
-
-    /// Bytes of activations that a pass keeps for each token.
-    pub fn activation_bytes_per_token(&self, keep: Keep) -> usize {
-        let c = &self.config;
-        let query = c.num_attention_heads * c.head_dim;
-        let key_value = c.num_key_value_heads * c.head_dim;
-        let stored = match self.compute {
-            Compute::F32 => 4,
-            Compute::Bf16 => 2,
-        };
-        // q, attended, k, v, gate, up; x, h, log-sum-exp.
-        let selective = stored * 2 * (query + key_value + c.intermediate_size)
-            + 4 * (2 * c.hidden_size + c.num_attention_heads);
-        let of_block = match keep {
-            Keep::BlockInput => 4 * c.hidden_size,
-            Keep::Selective => selective,
-            // Both norms, and the product.
-            Keep::All => selective + 4 * (2 * c.hidden_size + c.intermediate_size),
-        };
-        of_block * c.num_hidden_layers
     }
 }

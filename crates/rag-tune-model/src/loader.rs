@@ -1,18 +1,19 @@
-//! A checkpoint's tensors in the form in which the model holds them.
+//! Tensors in the form in which the model holds them.
 
 use half::bf16;
 use rag_tune_kernels::nf4::Nf4;
 use rag_tune_kernels::{Compute, Matrix};
 
 use crate::block::Block;
-use crate::checkpoint::{Checkpoint, StoredWeight};
+use crate::checkpoint::StoredWeight;
 use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
 use crate::lora::Projection;
+use crate::source::Source;
 
 /// Reads and quantises one tensor at a time.
 pub(crate) struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     quantization: Quantization,
     double_quantization: bool,
     compute: Compute,
@@ -20,15 +21,12 @@ pub(crate) struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// Refuses a compute that this machine cannot do, and a quantisation that is not the checkpoint's own.
-    pub(crate) fn new(
-        checkpoint: &'a Checkpoint,
-        config: &ModelConfig,
-    ) -> Result<Self, ModelError> {
-        if let Some(stored) = checkpoint.stored_quantization() {
-            stored.check(checkpoint.path(), config)?;
+    pub(crate) fn new(source: Source<'a>, config: &ModelConfig) -> Result<Self, ModelError> {
+        if let Some(stored) = source.stored_quantization() {
+            stored.check(source.path(), config)?;
         }
         Ok(Self {
-            checkpoint,
+            source,
             quantization: config.quantization,
             double_quantization: config.double_quantization,
             compute: resolve_compute(config.compute)?,
@@ -42,13 +40,13 @@ impl<'a> Loader<'a> {
 
     /// A tensor of finite f32 values.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        self.finite(name, self.checkpoint.tensor(name, shape)?)
+        self.finite(name, self.source.tensor(name, shape)?)
     }
 
     fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
         let count = values.iter().filter(|value| !value.is_finite()).count();
         if count > 0 {
-            let what = format!("`{name}` in `{}`", self.checkpoint.path().display());
+            let what = format!("`{name}` in `{}`", self.source.path().display());
             return Err(ModelError::NonFinite { what, count });
         }
         Ok(values)
@@ -60,7 +58,7 @@ impl<'a> Loader<'a> {
         name: &str,
         [out, inner]: [usize; 2],
     ) -> Result<Matrix, ModelError> {
-        let values = match self.checkpoint.weight(name, [out, inner])? {
+        let values = match self.source.weight(name, [out, inner])? {
             StoredWeight::Int8 { codes, absmax } => {
                 return Ok(Matrix::from_int8(out, inner, &codes, &absmax)?);
             }
@@ -68,7 +66,7 @@ impl<'a> Loader<'a> {
             StoredWeight::Float(values) => self.finite(name, values)?,
         };
         // Whoever quantised the others left this one out on purpose.
-        let quantization = match self.checkpoint.stored_quantization() {
+        let quantization = match self.source.stored_quantization() {
             Some(_) => Quantization::None,
             None => self.quantization,
         };
@@ -122,7 +120,7 @@ impl<'a> Loader<'a> {
 }
 
 /// The compute that `auto` stands for, or an error where this machine cannot do what was asked for.
-fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
+pub(crate) fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
     match wanted {
         config::Compute::F32 => Ok(Compute::F32),
         config::Compute::Auto if Compute::Bf16.is_supported() => Ok(Compute::Bf16),

@@ -25,6 +25,7 @@ use crate::llama::{EMBEDDING, HEAD};
 use crate::loader::Loader;
 use crate::lora::{Adapter, LoraFactors, Place, Projection};
 use crate::lora_settings::module_name;
+use crate::source::Source;
 
 /// Writes the merged model's safetensors files, and their index if there are several, into `folder`, which is there.
 ///
@@ -102,7 +103,7 @@ impl<'a> Merging<'a> {
             });
         }
         Ok(Self {
-            loader: Loader::new(checkpoint, &held)?,
+            loader: Loader::new(Source::Checkpoint(checkpoint), &held)?,
             checkpoint,
             adapter,
             places,

@@ -23,5 +23,6 @@ mod step;
 pub mod tensorboard;
 pub mod trainer;
 pub mod validation;
+pub mod work;
 
 pub use error::TrainError;

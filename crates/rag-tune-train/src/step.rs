@@ -9,12 +9,13 @@ use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
 
 use crate::error::TrainError;
-use crate::memory::{MemoryPlan, peak_rss_bytes};
+use crate::memory::{MemoryPlan, available_bytes, peak_rss_bytes, room};
 use crate::metrics::StepRecord;
 use crate::optimizer::{Optimizer, clip_factor};
 use crate::schedule::LearningRate;
 use crate::skipped::{Quantity, SkippedStep};
 use crate::trainer::TrainRequest;
+use crate::work::Work;
 
 /// How a step ended.
 pub(crate) enum Outcome {
@@ -43,12 +44,16 @@ impl<'a> Run<'a> {
             model, lora, train, ..
         } = request;
         let adapter = model.fresh_adapter(lora.settings(), request.seed)?;
+        let largest = Work::count(request.set)?.largest;
+        // The weights are there already.
+        let free = available_bytes().map_or(usize::MAX, |free| room(free) + model.weight_bytes());
+        let footprint = model.footprint(lora.settings(), lora.dropout);
         Ok(Self {
             request,
             gradient: adapter.zero_gradient(),
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
-            keep: MemoryPlan::new(model, train, train.tokens_per_micro_batch).keep,
+            keep: MemoryPlan::new(&footprint, train, largest, free).keep,
             peak_flop_per_s: peak_flop_per_s(model.compute())?,
             adapter,
         })

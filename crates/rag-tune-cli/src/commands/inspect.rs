@@ -9,14 +9,14 @@ use crate::encoding::{encode, passes, training_set};
 use crate::error::InputError;
 use crate::forecast::Forecast;
 use crate::output::Output;
+use crate::probe::Measure;
 use crate::run_folder::RunFolder;
 use crate::sample;
 
 /// Show one training row as the model will see it, and what the run will take
 ///
 /// Tokens that carry loss stand in green, without colour each between brackets. Below it: how long
-/// the rows are, and the predicted memory and time, for which the model is loaded and one small
-/// pass is timed. Augments the data first if needed.
+/// the rows are, and what `rag-tune plan` says. Augments the data first if needed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rag-tune inspect configs/sql_rag1_smollm2.toml --row 7")]
 pub struct InspectArgs {
@@ -64,7 +64,8 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
     let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
     out.data(&sample::lengths(&set))?;
     out.data(&sample::packing(&set.summary()))?;
-    let model = found.load(&config.model, out)?;
-    out.data(&Forecast::measure(&model, &set, &config, out)?.to_string())?;
+    drop(epochs);
+    let forecast = Forecast::measure(&found, &set, &config, Measure::Once, out)?;
+    out.data(&format!("\n{forecast}"))?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod eval;
 mod export;
 mod inspect;
 mod merge;
+mod plan;
 mod reproduce;
 mod score;
 mod sql_worker;
@@ -40,6 +41,7 @@ pub enum Command {
     Chart(chart::ChartArgs),
     Config(config::ConfigCommandArgs),
     Inspect(inspect::InspectArgs),
+    Plan(plan::PlanArgs),
     Reproduce(Box<reproduce::ReproduceArgs>),
     Stability(stability::StabilityArgs),
     DemoData(demo_data::DemoDataArgs),
@@ -63,6 +65,7 @@ impl Command {
             Self::Chart(args) => chart::chart(args, out),
             Self::Config(args) => config::config(args, out),
             Self::Inspect(args) => inspect::inspect(args, out),
+            Self::Plan(args) => plan::plan(args, out),
             Self::Reproduce(args) => reproduce::reproduce(args, out),
             Self::Stability(args) => stability::stability(args, out),
             Self::DemoData(args) => demo_data::demo_data(args, out),

@@ -14,6 +14,7 @@ use crate::config::RunConfig;
 use crate::encoding::{question, training_set};
 use crate::forecast::Forecast;
 use crate::output::Output;
+use crate::probe::Measure;
 
 /// Tokens of the question whose reading is timed.
 const READ_TOKENS: usize = 512;
@@ -56,16 +57,16 @@ impl Speeds {
         rows: &[AugmentedRow],
         out: &Output,
     ) -> anyhow::Result<Self> {
-        let start = Instant::now();
-        let model = found.load(&config.model, out)?;
-        let load_s = start.elapsed().as_secs_f64();
         let set = training_set(
             &[rows.to_vec()],
             &found.tokenizer,
             &config.train,
             config.seed,
         )?;
-        let training = Forecast::measure(&model, &set, config, out)?;
+        let training = Forecast::measure(found, &set, config, Measure::Once, out)?;
+        let start = Instant::now();
+        let model = found.load(&config.model, out)?;
+        let load_s = start.elapsed().as_secs_f64();
         let questions = rows
             .iter()
             .map(|row| Ok(found.tokenizer.encode(&question(row))?))
@@ -81,8 +82,8 @@ impl Speeds {
         let block = 4 * PREFILL_TOKENS * (3 * llama.intermediate_size + 6 * llama.hidden_size);
         Ok(Self {
             load_s,
-            train_tokens_per_s: training.tokens_per_s(),
-            train_bytes: training.total_bytes(),
+            train_tokens_per_s: training.tokens_per_s,
+            train_bytes: training.peak_bytes,
             read_tokens_per_s,
             written_tokens_per_s,
             answer_bytes: model.weight_bytes() + block,

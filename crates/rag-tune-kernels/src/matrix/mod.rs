@@ -219,6 +219,11 @@ impl Matrix {
         })
     }
 
+    /// Values that a packed `[out, in]` matrix holds, with what pads its panels.
+    pub fn packed_values(out_features: usize, in_features: usize) -> usize {
+        packed_len(out_features, in_features)
+    }
+
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         [self.out_features, self.in_features]

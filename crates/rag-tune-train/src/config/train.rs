@@ -61,8 +61,8 @@ pub struct TrainConfig {
     /// AdamW's denominator offset.
     pub epsilon: f32,
     /// What is kept for the backward pass: `all`, `selective` (norms and the SwiGLU product are computed again),
-    /// `full` (block inputs only: least memory, a third more time), or `auto` (the first of them that fits into
-    /// memory). All give the same gradients.
+    /// `full` (block inputs only: least memory, a third more time), or `auto` (`selective`, or `full` where that would
+    /// not fit into memory). All give the same gradients.
     pub activations: Activations,
 }
 
@@ -290,7 +290,7 @@ pub enum LossOn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
-    /// `all`, `selective` or `full`: the first that fits into memory.
+    /// `selective`, or `full` where that would not fit into memory.
     Auto,
     /// Keep everything.
     All,
