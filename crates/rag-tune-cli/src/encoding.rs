@@ -4,12 +4,16 @@
 //! character, and the answer begins behind it.
 
 use anyhow::Context;
-use rag_tune_augment::AugmentedRow;
+use rag_tune_augment::{AugmentedRow, Hub};
 use rag_tune_model::tokenizer::{EncodedRow, Tokenizer};
 use rag_tune_train::TrainError;
 use rag_tune_train::batch::{Ends, TrainSet};
 use rag_tune_train::config::TrainConfig;
 use rayon::prelude::*;
+
+use crate::augmentation::Augmentation;
+use crate::config::RunConfig;
+use crate::output::Output;
 
 /// The text that the model is asked with.
 pub fn question(row: &AugmentedRow) -> String {
@@ -23,6 +27,27 @@ pub fn question(row: &AugmentedRow) -> String {
 pub fn encode(row: &AugmentedRow, tokenizer: &Tokenizer) -> anyhow::Result<EncodedRow> {
     let encoded = tokenizer.encode_pair(&question(row), &row.full_prompt);
     encoded.context("cannot tokenise a training row")
+}
+
+/// The rows of the training split as each epoch sees them, augmented first if needed, and ready for training.
+///
+/// # Errors
+/// What augmenting reports; when the tokenizer fails, an answer is empty, or every row is too long.
+pub fn training_rows(
+    augmentation: &Augmentation<'_>,
+    tokenizer: &Tokenizer,
+    hub: &Hub,
+    out: &Output,
+) -> anyhow::Result<(Vec<Vec<AugmentedRow>>, TrainSet)> {
+    let RunConfig { train, seed, .. } = augmentation.config;
+    // Rows of later passes are taken to be about as long as those of the first.
+    let passes = |rows: &[AugmentedRow]| {
+        let set = training_set(&[rows.to_vec()], tokenizer, train, *seed)?;
+        Ok(set.epoch(set.total_steps()).ceil() as usize)
+    };
+    let epochs = augmentation.training_rows(hub, out, passes)?;
+    let set = training_set(&epochs, tokenizer, train, *seed)?;
+    Ok((epochs, set))
 }
 
 /// All rows as each epoch sees them, ready for training.
@@ -48,20 +73,6 @@ pub fn training_set(
         }
         error => anyhow::Error::new(error).context("cannot train on these rows"),
     })
-}
-
-/// Passes over `rows` that a run begins, if those of later passes are about as long.
-///
-/// # Errors
-/// As [`training_set`].
-pub fn passes(
-    rows: &[AugmentedRow],
-    tokenizer: &Tokenizer,
-    config: &TrainConfig,
-    seed: u64,
-) -> anyhow::Result<usize> {
-    let set = training_set(&[rows.to_vec()], tokenizer, config, seed)?;
-    Ok(set.epoch(set.total_steps()).ceil() as usize)
 }
 
 /// The tokens around a training row. The one that ends it is the tokenizer's own, which comes first.

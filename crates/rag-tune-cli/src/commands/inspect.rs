@@ -5,7 +5,7 @@ use clap::Args;
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::FoundModel;
-use crate::encoding::{encode, passes, training_set};
+use crate::encoding::{encode, training_rows};
 use crate::error::InputError;
 use crate::forecast::Forecast;
 use crate::output::Output;
@@ -43,8 +43,7 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
         splits: &splits,
         folder: &folder,
     };
-    let begun = |rows: &[_]| passes(rows, &found.tokenizer, &config.train, config.seed);
-    let epochs = augmentation.training_rows(&hub, out, begun)?;
+    let (epochs, set) = training_rows(&augmentation, &found.tokenizer, &hub, out)?;
     let rows = &epochs[0];
     let row = rows.get(args.row).ok_or_else(|| {
         let message = format!(
@@ -61,7 +60,6 @@ pub fn inspect(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
         &config.train,
         out,
     )?)?;
-    let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
     out.data(&sample::lengths(&set))?;
     out.data(&sample::packing(&set.summary()))?;
     drop(epochs);

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::FoundModel;
-use crate::encoding::{passes, training_set};
+use crate::encoding::training_rows;
 use crate::forecast::Forecast;
 use crate::output::Output;
 use crate::probe::Measure;
@@ -45,9 +45,7 @@ pub fn plan(args: &PlanArgs, out: &mut Output) -> anyhow::Result<()> {
         splits: &splits,
         folder: &folder,
     };
-    let begun = |rows: &[_]| passes(rows, &found.tokenizer, &config.train, config.seed);
-    let epochs = augmentation.training_rows(&hub, out, begun)?;
-    let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
+    let (epochs, set) = training_rows(&augmentation, &found.tokenizer, &hub, out)?;
     // Training holds the token ids alone.
     drop(epochs);
     let measure = match args.remeasure {

@@ -18,7 +18,7 @@ use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
 use crate::base_model::{BaseRecord, FoundModel};
 use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
-use crate::encoding::{passes, training_set};
+use crate::encoding;
 use crate::error::{InputError, Interrupted};
 use crate::files::write_atomically;
 use crate::model_card;
@@ -163,9 +163,7 @@ fn training_rows(
         splits: &splits,
         folder,
     };
-    let begun = |rows: &[_]| passes(rows, &found.tokenizer, &config.train, config.seed);
-    let epochs = augmentation.training_rows(hub, out, begun)?;
-    let set = training_set(&epochs, &found.tokenizer, &config.train, config.seed)?;
+    let (_, set) = encoding::training_rows(&augmentation, &found.tokenizer, hub, out)?;
     let summary = set.summary();
     for note in truncations(&summary) {
         out.note(&note);
