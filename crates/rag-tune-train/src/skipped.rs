@@ -45,8 +45,6 @@ pub struct SkippedStep {
     pub max_gradients: Vec<f32>,
     /// Learning rate that the step would have had.
     pub lr: f32,
-    /// Duration of the step, the search included.
-    pub seconds: f64,
 }
 
 impl SkippedStep {

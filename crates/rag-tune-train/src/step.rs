@@ -100,13 +100,11 @@ impl<'a> Run<'a> {
                     max_activations: Vec::new(),
                     max_gradients: Vec::new(),
                     lr,
-                    seconds: 0.0,
                 };
                 let found = request
                     .model
                     .find_non_finite(&self.adapter, &micro.batch, &options)?;
                 skipped.locate(found, &micro.rows);
-                skipped.seconds = start.elapsed().as_secs_f64();
                 return Ok(Outcome::Skipped(skipped));
             }
             loss += sum;
