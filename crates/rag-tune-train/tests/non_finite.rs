@@ -3,6 +3,8 @@
 //! One token of the tiny model is made to overflow `v_proj` of layer 0, and one row has it: the step that holds this row
 //! cannot be computed, whatever has been learnt, and all the others can.
 
+mod support;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -72,31 +74,16 @@ fn write_model(folder: &Path) {
 }
 
 fn rows() -> Vec<EncodedRow> {
-    let row = |index: usize| {
-        let last = (index * 13 % 80 + 4) as u32;
-        let mut ids: Vec<u32> = (0..3 + index % 4)
-            .map(|at| ((index * 7 + at * 3) % 90 + 3) as u32)
-            .collect();
-        if index == BAD_ROW {
-            ids[1] = BAD_TOKEN;
-        }
-        let prompt_len = ids.len() + 1;
-        ids.extend([last; 4]);
-        EncodedRow { ids, prompt_len }
-    };
-    (0..24).map(row).collect()
+    let mut rows = support::rows(0..24);
+    rows[BAD_ROW].ids[1] = BAD_TOKEN;
+    rows
 }
 
 fn config(batch_size: usize) -> TrainConfig {
     TrainConfig {
-        learning_rate: 2e-2,
-        tokens_per_micro_batch: 40,
-        max_length: 20,
         batch_size: Some(batch_size),
-        warmup_steps: Some(2),
-        max_steps: Some(12),
         checkpoint_every: 1,
-        ..Default::default()
+        ..support::train_config(12)
     }
 }
 

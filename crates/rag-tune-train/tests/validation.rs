@@ -1,15 +1,14 @@
 //! Validation during whole runs on a tiny model: it stops them, keeps the best, and disturbs nothing.
 
+mod support;
+
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use rag_tune_model::checkpoint::Checkpoint;
-use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
-use rag_tune_model::tokenizer::EncodedRow;
 use rag_tune_train::TrainError;
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{
@@ -21,45 +20,9 @@ use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary, 
 use rag_tune_train::validation::{
     Measured, Validate, Validation, ValidationLoss, ValidationRecord,
 };
+use support::{golden_model, rows, train_config};
 
 const END: u32 = 2;
-
-fn model() -> Llama {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/tiny_tied");
-    let config = ModelConfig {
-        quantization: Quantization::Int8,
-        compute: Compute::F32,
-        ..Default::default()
-    };
-    Llama::load(&Checkpoint::open(&path).unwrap(), &config, &mut |_, _| ()).unwrap()
-}
-
-/// The answer repeats the prompt's last token three times.
-fn rows(indices: std::ops::Range<usize>) -> Vec<EncodedRow> {
-    let row = |index: usize| {
-        let last = (index * 13 % 80 + 4) as u32;
-        let mut ids: Vec<u32> = (0..3 + index % 4)
-            .map(|at| ((index * 7 + at * 3) % 90 + 3) as u32)
-            .collect();
-        let prompt_len = ids.len() + 1;
-        ids.extend([last; 4]);
-        EncodedRow { ids, prompt_len }
-    };
-    indices.map(row).collect()
-}
-
-fn train_config(steps: usize) -> TrainConfig {
-    TrainConfig {
-        learning_rate: 2e-2,
-        tokens_per_micro_batch: 40,
-        max_length: 20,
-        batch_size: Some(8),
-        warmup_steps: Some(2),
-        max_steps: Some(steps),
-        checkpoint_every: 5,
-        ..Default::default()
-    }
-}
 
 fn validation(every: usize) -> ValidationConfig {
     ValidationConfig {
@@ -215,7 +178,7 @@ impl<'a> Setup<'a> {
         config: &ValidationConfig,
         mut judge: impl Validate,
     ) -> Option<Result<TrainSummary, TrainError>> {
-        self.run(&model(), Some((config, &mut judge)))
+        self.run(&golden_model("tiny_tied"), Some((config, &mut judge)))
     }
 }
 
@@ -243,7 +206,7 @@ fn validations(out: &Path) -> Vec<ValidationRecord> {
 #[test]
 fn validation_loss_is_the_training_loss_of_the_same_rows() {
     let folder = tempfile::tempdir().unwrap();
-    let model = model();
+    let model = golden_model("tiny_tied");
     let mut setup = Setup::new(folder.path(), 1);
     setup.train.batch_size = Some(24);
     setup.dropout = 0.0;
@@ -265,7 +228,7 @@ fn validation_loss_is_the_training_loss_of_the_same_rows() {
 #[test]
 fn judging_does_not_disturb_training() {
     let (plain, judged) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let model = model();
+    let model = golden_model("tiny_tied");
     Setup::new(plain.path(), 7)
         .run(&model, None)
         .unwrap()

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -78,23 +79,14 @@ impl TinyRun {
     pub fn new(steps: usize) -> Self {
         Self {
             model: golden_model("tiny_tied"),
-            rows: rows(),
+            rows: rows(0..24),
             lora: LoraConfig {
                 rank: 8,
                 alpha: 16.0,
                 dropout: 0.1,
                 ..Default::default()
             },
-            train: TrainConfig {
-                learning_rate: 2e-2,
-                tokens_per_micro_batch: 40,
-                max_length: 20,
-                batch_size: Some(8),
-                warmup_steps: Some(2),
-                max_steps: Some(steps),
-                checkpoint_every: 5,
-                ..Default::default()
-            },
+            train: train_config(steps),
             seed: 1,
         }
     }
@@ -164,8 +156,22 @@ impl TinyRun {
     }
 }
 
+/// `steps` steps of eight short rows, a checkpoint every five.
+pub fn train_config(steps: usize) -> TrainConfig {
+    TrainConfig {
+        learning_rate: 2e-2,
+        tokens_per_micro_batch: 40,
+        max_length: 20,
+        batch_size: Some(8),
+        warmup_steps: Some(2),
+        max_steps: Some(steps),
+        checkpoint_every: 5,
+        ..Default::default()
+    }
+}
+
 /// The answer repeats the prompt's last token three times.
-fn rows() -> Vec<EncodedRow> {
+pub fn rows(indices: Range<usize>) -> Vec<EncodedRow> {
     let row = |index: usize| {
         let last = (index * 13 % 80 + 4) as u32;
         let mut ids: Vec<u32> = (0..3 + index % 4)
@@ -175,7 +181,7 @@ fn rows() -> Vec<EncodedRow> {
         ids.extend([last; 4]);
         EncodedRow { ids, prompt_len }
     };
-    (0..24).map(row).collect()
+    indices.map(row).collect()
 }
 
 /// The adapter that a finished run left.
