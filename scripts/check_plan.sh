@@ -34,12 +34,19 @@ NF4 = [
     "model.quantization=nf4", "lora.rank=32", "lora.target_modules=all-linear", "lora.use_dora=true",
     "train.tokens_per_micro_batch=1024", "train.max_length=512", "train.activations=selective",
 ]
+# Micro-batches that are as full as they can be; those of 16 rows a step are not.
+FULL = ["train.batch_size=", "train.grad_accum_steps=2"]
+F32 = [
+    "model.compute=f32", "lora.rank=8", 'lora.target_modules=["q_proj","v_proj"]', "train.optimizer=adamw_8bit",
+    "train.tokens_per_micro_batch=3072", "train.batch_size=24", "retrieval.examples=0",
+]
 # Name, settings, and what its peak must stay under, in GiB.
 CASES = [
-    ("int8, rank 16, 2,048 tokens, selective", ["train.activations=selective"], 1.5),
-    ("int8, rank 16, 2,048 tokens, full", ["train.activations=full"], 1.0),
+    ("int8, rank 16, 2,048 tokens, selective", [*FULL, "train.activations=selective"], 1.5),
+    ("int8, rank 16, 2,048 tokens, full", [*FULL, "train.activations=full"], 1.0),
     ("NF4, DoRA of rank 32 on all linears, 1,024 tokens, selective", NF4, None),
     ("bf16, rank 16, 2,048 tokens, all", ["model.quantization=none", "train.activations=all"], None),
+    ("int8 in f32 compute, rank 8 on q and v, 8-bit AdamW, no example, 3,072 tokens, auto", F32, None),
 ]
 
 
