@@ -179,6 +179,24 @@ fn a_base_model_that_is_nowhere() {
 }
 
 #[test]
+fn a_rank_pattern_of_no_layer() {
+    let world = ToyWorld::new();
+    for command in ["train", "plan", "inspect"] {
+        let setting = r#"lora.rank_pattern={"q_prj"=4}"#;
+        let text = refused(&world, &[command, "run.toml", "--set", setting]);
+        assert_says(
+            &text,
+            &[
+                "the pattern `q_prj`",
+                "matches no layer",
+                "hint: ",
+                "q_proj",
+            ],
+        );
+    }
+}
+
+#[test]
 fn truncated_weights() {
     let world = ToyWorld::new();
     let path = world.path("model/model.safetensors");

@@ -8,6 +8,7 @@ use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::peft;
 use rag_tune_model::tokenizer::Tokenizer;
+use rag_tune_train::config::LoraConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::InputError;
@@ -39,6 +40,16 @@ impl FoundModel {
             })
         };
         open().with_context(|| format!("cannot open the base model `{}`", config.base))
+    }
+
+    /// Checks what only the model can say of an adapter's settings.
+    ///
+    /// # Errors
+    /// When a pattern of ranks or alphas is of none of its layers.
+    pub fn check(&self, lora: &LoraConfig) -> anyhow::Result<()> {
+        let blocks = self.checkpoint.config().num_hidden_layers;
+        let checked = lora.settings().check_patterns(blocks);
+        checked.context("cannot make this adapter")
     }
 
     /// Brings the weights into memory.

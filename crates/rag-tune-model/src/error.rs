@@ -28,6 +28,14 @@ pub enum ModelError {
         /// File names, sorted.
         files: Vec<String>,
     },
+    /// A pattern of ranks or alphas is of no layer that learns.
+    #[error(
+        "the pattern `{pattern}` of `lora.rank_pattern` or `lora.alpha_pattern` matches no layer that learns"
+    )]
+    PatternMatchesNothing {
+        /// As it was given.
+        pattern: String,
+    },
     /// A file ends before the data that its header promises.
     #[error("`{path}` is truncated: {detail}")]
     Truncated {
@@ -207,6 +215,10 @@ impl ModelError {
             }
             Self::MissingTensor { .. } => {
                 "this is no complete Llama checkpoint: an adapter, or one part of several?"
+            }
+            Self::PatternMatchesNothing { .. } => {
+                "a pattern is a regular expression for the end of a layer's name, from a dot on: `q_proj`, \
+                 `layers.0.mlp.up_proj`"
             }
             Self::Shape { .. } => "config.json and the weights are of different models",
             Self::UnknownArchitecture { .. } => {

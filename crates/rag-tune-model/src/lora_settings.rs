@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
+use crate::error::ModelError;
 use crate::lora::{Place, Projection};
 
 /// The settings of an adapter that its tensors depend on.
@@ -64,6 +65,23 @@ impl LoraSettings {
         matching(&self.alpha_pattern, place).unwrap_or(self.alpha)
     }
 
+    /// Checks that every pattern is of a layer that is adapted, in a model of so many blocks.
+    ///
+    /// # Errors
+    /// [`ModelError::PatternMatchesNothing`]: a slip, without which the layer would have another rank or alpha.
+    pub fn check_patterns(&self, blocks: usize) -> Result<(), ModelError> {
+        let places = self.places(blocks);
+        let names: Vec<String> = places.into_iter().map(module_name).collect();
+        for pattern in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
+            let regex = compiled(pattern);
+            if !regex.is_ok_and(|regex| names.iter().any(|name| regex.is_match(name))) {
+                let pattern = pattern.clone();
+                return Err(ModelError::PatternMatchesNothing { pattern });
+            }
+        }
+        Ok(())
+    }
+
     /// What one layer's update is multiplied by.
     pub fn scaling_at(&self, place: Place) -> f32 {
         let rank = self.rank_at(place) as f32;
@@ -122,5 +140,18 @@ mod tests {
         settings.use_rslora = true;
         assert_eq!(settings.scaling_at((0, Projection::Q)), 3.0);
         assert!(check_pattern("q_proj(").is_err());
+    }
+
+    #[test]
+    fn a_pattern_of_no_adapted_layer_is_named() {
+        let mut settings = LoraSettings::uniform(8, 16.0, [Projection::Q, Projection::V]);
+        settings.rank_pattern = [("q_proj".to_owned(), 4)].into();
+        settings.alpha_pattern = [("layers.1.self_attn.v_proj".to_owned(), 2.0)].into();
+        settings.check_patterns(2).unwrap();
+        // The second block is not there; up_proj does not learn.
+        assert!(settings.check_patterns(1).is_err());
+        settings.rank_pattern = [("up_proj".to_owned(), 4)].into();
+        let error = settings.check_patterns(2).unwrap_err().to_string();
+        assert!(error.contains("`up_proj`"), "{error}");
     }
 }

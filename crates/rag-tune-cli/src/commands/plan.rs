@@ -36,6 +36,7 @@ pub fn plan(args: &PlanArgs, out: &mut Output) -> anyhow::Result<()> {
     let config = args.config.load(&[])?.run;
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
+    found.check(&config.lora)?;
     let folder = RunFolder::new(&config.output).augmented();
     let splits = config.splits();
     let task = config.task.load()?;

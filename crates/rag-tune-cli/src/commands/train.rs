@@ -79,6 +79,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
 
     let hub = args.hub.hub();
     let found = FoundModel::open(&config.model, &hub)?;
+    found.check(&config.lora)?;
     let _lock = RunLock::take(&run)?;
     remove_leftovers(run.path()).context("cannot tidy up after a killed run")?;
     if args.resume && start == Start::Afresh {
