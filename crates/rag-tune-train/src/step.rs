@@ -121,6 +121,8 @@ impl<'a> Run<'a> {
         self.optimizer
             .update(updates + 1, lr, factor, &self.gradient, &mut self.adapter)?;
         let seconds = start.elapsed().as_secs_f64();
+        // Measured beside other programs, it may be too low.
+        self.peak_flop_per_s = self.peak_flop_per_s.max(flop / seconds);
         Ok(Outcome::Done(StepRecord {
             step,
             epoch: request.set.epoch(step),
