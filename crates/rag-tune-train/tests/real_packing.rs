@@ -32,8 +32,19 @@ const DATA: [(&str, &str, &[&str], usize); 3] = [
     ("functional", "GEM/viggo", &["meaning_representation"], 1024),
 ];
 
+const CODE_LLAMA: &str = "models/codellama/CodeLlama-7b-Python-hf/tokenizer.json";
+
+/// A mirror that has all of it: `scripts/fetch-models.sh` makes one without data sets.
 fn mirror() -> Option<PathBuf> {
+    let has_all = |mirror: &PathBuf| {
+        let repositories = DATA.map(|(_, source, _, _)| source.split(':').next().unwrap_or(source));
+        repositories
+            .iter()
+            .all(|name| mirror.join("datasets").join(name).is_dir())
+            && mirror.join(CODE_LLAMA).is_file()
+    };
     let mirror = std::env::var_os("RAG_TUNE_MIRROR").map(PathBuf::from);
+    let mirror = mirror.filter(has_all);
     if mirror.is_none() {
         println!("skipped: no mirror with data sets and tokenizers (RAG_TUNE_MIRROR)");
     }
@@ -41,12 +52,14 @@ fn mirror() -> Option<PathBuf> {
 }
 
 fn tokenizers(mirror: &Path) -> [(&'static str, Tokenizer); 2] {
-    let models = mirror.join("models");
-    let smollm2 = Checkpoint::open(&models.join("HuggingFaceTB/SmolLM2-135M-Instruct")).unwrap();
-    let code_llama = models.join("codellama/CodeLlama-7b-Python-hf/tokenizer.json");
+    let smollm2 = mirror.join("models/HuggingFaceTB/SmolLM2-135M-Instruct");
+    let smollm2 = Checkpoint::open(&smollm2).unwrap();
     [
         ("SmolLM2", smollm2.tokenizer().unwrap()),
-        ("CodeLlama", Tokenizer::from_file(&code_llama).unwrap()),
+        (
+            "CodeLlama",
+            Tokenizer::from_file(&mirror.join(CODE_LLAMA)).unwrap(),
+        ),
     ]
 }
 
