@@ -1,70 +1,147 @@
-//! How fast this machine multiplies matrices, measured: what a training step's speed is a share of.
+//! The machine's ceilings, measured: operations a second of its multiply-and-add instructions, and bytes a second that
+//! it reads from memory. What a kernel's, a training step's or a generation's speed is a share of.
 
+use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::error::KernelError;
-use crate::linear::{self, Input};
-use crate::matrix::{Compute, Matrix};
-use crate::tensor::Tensor;
+use rayon::prelude::*;
 
-/// Of the measured product `[TOKENS, FEATURES] x [FEATURES, FEATURES]`: large enough for all threads, and its operands
-/// stay in the caches.
-const TOKENS: usize = 512;
-const FEATURES: usize = 1024;
+use crate::cpu::peak::{InstructionLoop, sum};
+use crate::matrix::Compute;
 
-/// How long is measured.
-const DURATION: Duration = Duration::from_millis(200);
+/// How long a ceiling is measured.
+const DURATION: Duration = Duration::from_millis(100);
+/// Rounds of an instruction loop between two looks at the clock: some milliseconds.
+const ROUNDS: usize = 1 << 19;
+/// Bytes that are read: beyond the caches of all but the largest servers.
+const READ_BYTES: usize = 256 << 20;
 
-/// Floating-point operations a second of the fastest of many products `x W^T` in `compute`, on all threads.
-///
-/// A processor has no nominal peak that it would hold for long: clock and vector units depend on the load. So this is
-/// what our own product reaches here at its best, measured once a process and `compute` (0.2 s).
-///
-/// # Errors
-/// [`KernelError::Value`] if this machine cannot do `compute`.
-pub fn peak_flop_per_s(compute: Compute) -> Result<f64, KernelError> {
-    static F32: OnceLock<f64> = OnceLock::new();
-    static BF16: OnceLock<f64> = OnceLock::new();
-    let known = match compute {
-        Compute::F32 => &F32,
-        Compute::Bf16 => &BF16,
-    };
-    if let Some(peak) = known.get() {
-        return Ok(*peak);
-    }
-    let peak = measure(compute)?;
-    Ok(*known.get_or_init(|| peak))
+/// Numbers that processors have instructions for to multiply and add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// f32 times f32, summed in f32: fused multiply-add.
+    F32,
+    /// bf16 times bf16, summed in f32: `vdpbf16ps`. A processor without it multiplies as f32.
+    Bf16,
+    /// u8 times i8, summed in i32: `vpdpbusd`, or `vpmaddubsw` and `vpmaddwd`. A processor without them multiplies as f32.
+    Int8,
 }
 
-fn measure(compute: Compute) -> Result<f64, KernelError> {
-    let value = |row: usize, col: usize| ((row * 31 + col * 17) % 64) as f32 / 32.0 - 1.0;
-    let x = Tensor::from_fn(TOKENS, FEATURES, value);
-    let weight = Tensor::from_fn(FEATURES, FEATURES, value).into_vec();
-    let weight = match compute {
-        Compute::F32 => Matrix::f32(FEATURES, FEATURES, weight)?,
-        Compute::Bf16 => Matrix::bf16(FEATURES, FEATURES, &weight)?,
-    };
-    let input = Input::new(&x, compute)?;
+impl Arithmetic {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// The instruction whose speed [`peak_op_per_s`] is on this machine.
+    pub fn instruction(self) -> &'static str {
+        InstructionLoop::fastest(self).instruction
+    }
+}
+
+impl From<Compute> for Arithmetic {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// Operations a second (a multiplication and an addition are two) of a loop of nothing but the instruction, on all
+/// threads: no product can be faster. Measured once a process, in 0.1 s.
+///
+/// A processor has no nominal peak that it would hold for long: its clock depends on load, temperature and width of
+/// the instructions. Beside other programs the figure is too low.
+pub fn peak_op_per_s(arithmetic: impl Into<Arithmetic>) -> f64 {
+    static PEAKS: [OnceLock<f64>; Arithmetic::ALL.len()] = [const { OnceLock::new() }; 3];
+    let arithmetic = arithmetic.into();
+    *PEAKS[arithmetic as usize].get_or_init(|| {
+        let instructions = InstructionLoop::fastest(arithmetic);
+        let threads = rayon::current_num_threads();
+        let seconds = best_of(|| {
+            rayon::broadcast(|_| instructions.run(ROUNDS));
+        });
+        (threads * ROUNDS * instructions.operations) as f64 / seconds
+    })
+}
+
+/// Bytes a second that all threads together read from memory, one after the other. Measured once a process, in 0.2 s and
+/// with 256 MiB.
+pub fn memory_read_bytes_per_s() -> f64 {
+    static BANDWIDTH: OnceLock<f64> = OnceLock::new();
+    *BANDWIDTH.get_or_init(|| {
+        let count = READ_BYTES / size_of::<u64>();
+        let part = count.div_ceil(rayon::current_num_threads());
+        // Written, since pages that never were are all one page of zeros.
+        let mut data = vec![0_u64; count];
+        data.par_chunks_mut(part)
+            .for_each(|part| part.fill(black_box(1)));
+        let seconds = best_of(|| {
+            let total: u64 = data.par_chunks(part).map(sum).sum();
+            black_box(total);
+        });
+        READ_BYTES as f64 / seconds
+    })
+}
+
+/// Seconds of the quickest of many runs.
+fn best_of(work: impl Fn()) -> f64 {
     let mut best = Duration::MAX;
     let start = Instant::now();
     while best == Duration::MAX || start.elapsed() < DURATION {
-        let product = Instant::now();
-        std::hint::black_box(linear::forward(&input, &weight)?);
-        best = best.min(product.elapsed());
+        let run = Instant::now();
+        work();
+        best = best.min(run.elapsed());
     }
-    Ok((2 * TOKENS * FEATURES * FEATURES) as f64 / best.as_secs_f64())
+    best.as_secs_f64()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Matrix;
+    use crate::linear::{self, Input};
+    use crate::reference::testing::noise;
+
+    /// From an old core to a large server.
+    const PLAUSIBLE: std::ops::Range<f64> = 1e9..1e16;
 
     #[test]
-    fn the_peak_is_measured_once_and_no_product_is_much_faster() {
-        let peak = peak_flop_per_s(Compute::F32).unwrap();
-        // From an old core to a large server.
-        assert!((1e9..1e15).contains(&peak), "{peak}");
-        assert_eq!(peak_flop_per_s(Compute::F32).unwrap(), peak);
+    fn peaks_are_measured_once() {
+        for arithmetic in Arithmetic::ALL {
+            let peak = peak_op_per_s(arithmetic);
+            assert!(
+                PLAUSIBLE.contains(&peak),
+                "{}: {peak}",
+                arithmetic.instruction()
+            );
+            assert_eq!(peak_op_per_s(arithmetic), peak);
+        }
+        let bandwidth = memory_read_bytes_per_s();
+        assert!((1e8..1e14).contains(&bandwidth), "{bandwidth}");
+        assert_eq!(memory_read_bytes_per_s(), bandwidth);
+    }
+
+    #[test]
+    fn every_loop_of_this_machine_runs() {
+        for arithmetic in Arithmetic::ALL {
+            for instructions in InstructionLoop::supported(arithmetic) {
+                assert!(instructions.operations > 0);
+                instructions.run(3);
+            }
+        }
+    }
+
+    /// Twice the peak leaves room for other programs that ran while it was measured.
+    #[test]
+    fn no_product_beats_the_peak() {
+        let (x, weight) = (noise(256, 512, 1), noise(512, 512, 2).into_vec());
+        let weight = Matrix::f32(512, 512, weight).unwrap();
+        let input = Input::new(&x, Compute::F32).unwrap();
+        let seconds = best_of(|| {
+            black_box(linear::forward(&input, &weight).unwrap());
+        });
+        let op_per_s = (2 * 256 * 512 * 512) as f64 / seconds;
+        assert!(op_per_s < 2.0 * peak_op_per_s(Compute::F32), "{op_per_s}");
     }
 }

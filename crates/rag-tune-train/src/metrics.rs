@@ -40,7 +40,7 @@ pub struct StepRecord {
     #[serde(default)]
     pub micro_batches: usize,
     /// The step's [`training_flop`](rag_tune_model::flop::training_flop) a second, as a share of what the machine's
-    /// matrix product reaches at its best ([`peak_flop_per_s`](rag_tune_kernels::peak::peak_flop_per_s)).
+    /// multiply-and-add instructions reach ([`peak_op_per_s`](rag_tune_kernels::peak::peak_op_per_s)).
     #[serde(default)]
     pub peak_share: f64,
     /// The most memory that the program has held so far, where the system tells.

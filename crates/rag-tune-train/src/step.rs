@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rag_tune_kernels::Tensor;
-use rag_tune_kernels::peak::peak_flop_per_s;
+use rag_tune_kernels::peak::peak_op_per_s;
 use rag_tune_model::flop::training_flop;
 use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
@@ -34,7 +34,7 @@ pub(crate) struct Run<'a> {
     learning_rate: LearningRate,
     keep: Keep,
     /// What a step's speed is a share of.
-    peak_flop_per_s: f64,
+    peak_op_per_s: f64,
 }
 
 impl<'a> Run<'a> {
@@ -54,7 +54,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(&footprint, train, largest, free).keep,
-            peak_flop_per_s: peak_flop_per_s(model.compute())?,
+            peak_op_per_s: peak_op_per_s(model.compute()),
             adapter,
         })
     }
@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
             .update(updates + 1, lr, factor, &self.gradient, &mut self.adapter)?;
         let seconds = start.elapsed().as_secs_f64();
         // Measured beside other programs, it may be too low.
-        self.peak_flop_per_s = self.peak_flop_per_s.max(flop / seconds);
+        self.peak_op_per_s = self.peak_op_per_s.max(flop / seconds);
         Ok(Outcome::Done(StepRecord {
             step,
             epoch: request.set.epoch(step),
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
             tokens_per_s: tokens as f64 / seconds,
             supervised_tokens_per_s: supervised_tokens as f64 / seconds,
             micro_batches: micro_batches.len(),
-            peak_share: flop / seconds / self.peak_flop_per_s,
+            peak_share: flop / seconds / self.peak_op_per_s,
             peak_rss_bytes: peak_rss_bytes(),
         }))
     }

@@ -11,6 +11,7 @@ pub(crate) mod gemm_bf16;
 pub(crate) mod gemm_f32;
 mod nf4;
 mod panels;
+pub(crate) mod peak;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
