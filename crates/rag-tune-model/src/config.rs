@@ -126,6 +126,15 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
+    /// The shape that a Hugging Face config.json states.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the file cannot be read, or is not of a Llama that this crate computes.
+    pub fn from_file(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
+        from_config_json(path, &text)
+    }
+
     /// Whether the tensors of both models have the same shapes.
     pub fn has_shapes_of(&self, other: &Self) -> bool {
         let shapes = |config: &Self| {

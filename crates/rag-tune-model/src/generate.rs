@@ -14,6 +14,10 @@ use crate::llama::Llama;
 use crate::lora::Adapter;
 use crate::tokenizer::Tokenizer;
 
+mod timing;
+
+pub use timing::{GenerationTimes, time_generation};
+
 /// When generation stops, and how many rows run at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerateOptions {
@@ -72,6 +76,9 @@ pub fn generate(
     let engine = Engine {
         model,
         adapter: applied.as_ref(),
+    };
+    let ends = Ends {
+        model,
         tokenizer,
         options,
     };
@@ -86,12 +93,12 @@ pub fn generate(
             let admitted = admit(&mut waiting, prompts, free);
             if !admitted.is_empty() {
                 active.extend(engine.prefill(prompts, &admitted)?);
-                engine.retire(&mut active, &mut done)?;
+                ends.retire(&mut active, &mut done)?;
             }
         }
         if !active.is_empty() {
             engine.decode(&mut active)?;
-            engine.retire(&mut active, &mut done)?;
+            ends.retire(&mut active, &mut done)?;
         }
     }
     Ok(answers)
@@ -133,8 +140,6 @@ fn check_prompts(model: &Llama, prompts: &[Vec<u32>]) -> Result<(), ModelError> 
 struct Engine<'a> {
     model: &'a Llama,
     adapter: Option<&'a AppliedAdapter<'a>>,
-    tokenizer: &'a Tokenizer,
-    options: &'a GenerateOptions,
 }
 
 impl Engine<'_> {
@@ -227,7 +232,16 @@ impl Engine<'_> {
             active.generated.push(best.1);
         }
     }
+}
 
+/// Knows when a row is finished.
+struct Ends<'a> {
+    model: &'a Llama,
+    tokenizer: &'a Tokenizer,
+    options: &'a GenerateOptions,
+}
+
+impl Ends<'_> {
     /// Takes finished rows out of the batch.
     fn retire(
         &self,

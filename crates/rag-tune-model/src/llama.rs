@@ -192,6 +192,12 @@ impl Llama {
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes) + f32s
     }
 
+    /// Bytes of the weights that every pass reads, however few its tokens: the blocks' linear layers and the head.
+    pub fn bytes_per_pass(&self) -> usize {
+        let blocks = self.blocks.iter().flat_map(|block| &block.weights);
+        blocks.map(Matrix::bytes).sum::<usize>() + self.head().bytes()
+    }
+
     /// An adapter that changes nothing yet: [`Adapter::new`], with DoRA's magnitudes from this base.
     ///
     /// # Errors

@@ -1,0 +1,112 @@
+//! Generation of a fixed length, timed: whatever the model says, every row goes on to the end.
+
+use std::time::{Duration, Instant};
+
+use super::{Active, Engine, admit, check_prompts};
+use crate::error::ModelError;
+use crate::llama::Llama;
+
+/// How long a generation took, and what its decoding read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerationTimes {
+    /// Of all prompts, the first new token of each included.
+    pub prefill: Duration,
+    /// Of every further token.
+    pub decode: Duration,
+    /// Passes that decoding took, each with one token a row.
+    pub decode_passes: usize,
+    /// Bytes of cached keys and values that these passes read.
+    pub cache_bytes: usize,
+}
+
+/// Generates `new_tokens` tokens after each prompt, all rows at a time, and times it.
+///
+/// # Errors
+/// [`ModelError`] if `new_tokens` is 0, or a prompt is empty, has ids outside the vocabulary or leaves too little room.
+pub fn time_generation(
+    model: &Llama,
+    prompts: &[Vec<u32>],
+    new_tokens: usize,
+) -> Result<GenerationTimes, ModelError> {
+    check_prompts(model, prompts)?;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let limit = model.config().max_position_embeddings;
+    if new_tokens == 0 || longest + new_tokens > limit {
+        return Err(ModelError::Argument {
+            what: "the number of new tokens",
+            got: new_tokens,
+            expected: format!("1 to {} behind this prompt", limit.saturating_sub(longest)),
+        });
+    }
+    let engine = Engine {
+        model,
+        adapter: None,
+    };
+    let start = Instant::now();
+    let mut waiting = (0..prompts.len()).peekable();
+    let mut active: Vec<Active> = Vec::new();
+    while waiting.peek().is_some() {
+        let admitted = admit(&mut waiting, prompts, prompts.len());
+        active.extend(engine.prefill(prompts, &admitted)?);
+    }
+    let prefill = start.elapsed();
+    let start = Instant::now();
+    let mut cache_bytes = 0;
+    for _ in 1..new_tokens {
+        engine.decode(&mut active)?;
+        let caches = active.iter().flat_map(|row| &row.caches);
+        cache_bytes += caches
+            .map(|cache| size_of_val(&cache.keys[..]) + size_of_val(&cache.values[..]))
+            .sum::<usize>();
+    }
+    Ok(GenerationTimes {
+        prefill,
+        decode: start.elapsed(),
+        decode_passes: new_tokens - 1,
+        cache_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LlamaConfig, ModelConfig};
+
+    fn model() -> Llama {
+        let shape = LlamaConfig {
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 4,
+            vocab_size: 32,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            max_position_embeddings: 16,
+            tie_word_embeddings: true,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        };
+        Llama::synthetic(&shape, &ModelConfig::default()).unwrap()
+    }
+
+    #[test]
+    fn every_row_goes_on_to_the_end() {
+        let prompts = [vec![1, 2, 3], vec![4, 5, 6]];
+        let times = time_generation(&model(), &prompts, 4).unwrap();
+        assert_eq!(times.decode_passes, 3);
+        // Caches of 4, 5 and 6 tokens; 2 rows, 2 layers, keys and values of 8 f32 each.
+        assert_eq!(times.cache_bytes, (4 + 5 + 6) * 2 * 2 * 2 * 8 * 4);
+        assert!(times.prefill > Duration::ZERO && times.decode > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_generation_that_does_not_fit_is_refused() {
+        let prompts = [vec![1; 10]];
+        assert!(time_generation(&model(), &prompts, 6).is_ok());
+        let error = time_generation(&model(), &prompts, 7).unwrap_err();
+        assert!(error.to_string().contains("1 to 6"), "{error}");
+        assert!(time_generation(&model(), &prompts, 0).is_err());
+    }
+}
