@@ -3,7 +3,7 @@
 //! - `runs`: reading `scores.json` and `metrics.jsonl`
 //! - `arms`: the evaluations, arranged as the experiment is
 //! - `bar_chart`: what bars say, whatever they compare; `bar_plot`: how they are laid out and drawn
-//! - `accuracy_chart`: the bars of arms; `loss_chart`: curves; `heading`: what all charts share
+//! - `accuracy_chart`: the bars of arms; `loss_chart`: curves; `line_chart`: lines over doubling quantities; `heading`: what all charts share
 //! - `comparison`: evaluations of the same rows; `page`, `page_tables`, `page_data`: their HTML file, with `assets/`
 //! - `stability`: how steadily runs trained
 //! - `canvas`, `axes`: drawing onto SVG and PNG alike; `save`: the files
@@ -18,6 +18,7 @@ mod canvas;
 mod comparison;
 mod error;
 mod heading;
+mod line_chart;
 mod loss_chart;
 mod page;
 mod page_data;
@@ -36,6 +37,7 @@ use arms::Arms;
 pub use bar_chart::{Bar, BarChart};
 pub use comparison::{ComparedAnswer, ComparedRow, ComparedRun, Comparison, MetricValue, PairTest};
 pub use error::ReportError;
+pub use line_chart::LineChart;
 use loss_chart::LossChart;
 pub use stability::{
     Pairing, Quantity, RunCurves, Scatter, Stability, StabilityOptions, SteadinessDifference,
