@@ -30,6 +30,7 @@ fn every_command_explains_itself_with_an_example() {
         "plan",
         "demo-data",
         "reproduce",
+        "bench",
     ] {
         let text = help(&[command, "--help"]);
         assert!(text.contains("Example"), "{text}");

@@ -57,18 +57,26 @@ impl FoundModel {
     /// # Errors
     /// When a tensor is missing, mis-shaped or truncated.
     pub fn load(&self, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
-        let progress = out.progress();
-        let mut started = false;
-        let model = Llama::load(&self.checkpoint, config, &mut |done, total| {
-            if !started {
-                progress.start("loading the base model", total as u64);
-                started = true;
-            }
-            progress.move_to(done as u64);
-        });
-        progress.finish();
-        model.with_context(|| format!("cannot load the base model `{}`", config.base))
+        load(&self.checkpoint, config, out)
     }
+}
+
+/// Brings a checkpoint's weights into memory.
+///
+/// # Errors
+/// When a tensor is missing, mis-shaped or truncated.
+pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
+    let progress = out.progress();
+    let mut started = false;
+    let model = Llama::load(checkpoint, config, &mut |done, total| {
+        if !started {
+            progress.start("loading the base model", total as u64);
+            started = true;
+        }
+        progress.move_to(done as u64);
+    });
+    progress.finish();
+    model.with_context(|| format!("cannot load the base model `{}`", config.base))
 }
 
 /// `base_model.json` beside an adapter: which weights it was trained on. A name can come to mean

@@ -5,6 +5,7 @@
 
 mod augmentation;
 mod base_model;
+mod bench;
 mod commands;
 mod comparison_page;
 mod config;

@@ -1,6 +1,7 @@
 //! The commands, one file each: resolve the arguments, call the libraries, print.
 
 mod augment;
+mod bench;
 mod chart;
 mod compare;
 mod config;
@@ -43,6 +44,7 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     Plan(plan::PlanArgs),
     Reproduce(Box<reproduce::ReproduceArgs>),
+    Bench(Box<bench::BenchArgs>),
     Stability(stability::StabilityArgs),
     DemoData(demo_data::DemoDataArgs),
     #[command(hide = true)]
@@ -67,6 +69,7 @@ impl Command {
             Self::Inspect(args) => inspect::inspect(args, out),
             Self::Plan(args) => plan::plan(args, out),
             Self::Reproduce(args) => reproduce::reproduce(args, out),
+            Self::Bench(args) => bench::bench(args, out),
             Self::Stability(args) => stability::stability(args, out),
             Self::DemoData(args) => demo_data::demo_data(args, out),
             Self::DebugLogits(args) => debug_logits::debug_logits(args, out),
@@ -109,14 +112,15 @@ impl Overrides {
 
 /// Where hub ids are looked up.
 #[derive(Debug, Args)]
-struct HubArgs {
+pub struct HubArgs {
     /// Folder that stands for the hub, with models/OWNER/NAME and datasets/OWNER/NAME [also: RAG_TUNE_MIRROR]
     #[arg(long, value_name = "DIR")]
     mirror: Option<PathBuf>,
 }
 
 impl HubArgs {
-    fn hub(&self) -> Hub {
+    /// The hub, a mirror, or both.
+    pub fn hub(&self) -> Hub {
         Hub::from_env(self.mirror.clone())
     }
 }
