@@ -5,7 +5,7 @@
 // with `rag-tune debug-logits` on the same token ids. Exits with 1 if fewer than 90 % of the answers with the
 // adapter are equal, or if the adapter changes none.
 //
-// Exact agreement needs a base without quantisation: scripts/gguf_f32.py makes one of any GGUF.
+// Exact agreement needs a base without quantisation: scripts/gguf_convert.py makes one of any GGUF.
 //
 // needs   node 20 or newer and the package node-llama-cpp, which brings llama.cpp built for the CPU
 //         (npm install node-llama-cpp@3.22.1); a base model as .gguf; a run of `rag-tune train`, whose evaluation was made
