@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 TURNS = 2
@@ -37,7 +38,9 @@ class Row:
 
     def line(self) -> str:
         theirs, ratio = ("-", "-") if self.theirs is None else (number(self.theirs), f"{self.ours / self.theirs:.2f}")
-        return f"| {self.work} | {self.peer} | {theirs} | {number(self.ours)} | {ratio} | {self.share} | {self.memory} |"
+        return (
+            f"| {self.work} | {self.peer} | {theirs} | {number(self.ours)} | {ratio} | {self.share} | {self.memory} |"
+        )
 
 
 def number(value: float) -> str:
@@ -59,7 +62,7 @@ class Bench:
     def run(self, command: list[str]) -> dict:
         """The figures that a command prints."""
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=self.environment)
         if done.returncode != 0:
             raise SystemExit(f"bench_cpu: `{' '.join(command)}` failed:\n{done.stderr}")
         print(f"{time.perf_counter() - start:6.1f} s  {' '.join(command[1:])}", file=sys.stderr)
@@ -73,12 +76,12 @@ class Bench:
         return self.run([sys.executable, str(PEER), work, model, *map(str, options), "--steps", str(steps)])
 
     def turns(self, *programs) -> list[list[dict]]:
-        """What each program prints in its turns; each is called with its number of steps."""
+        """What each program prints in its turns; each is called with the number of steps."""
         steps = math.ceil(self.args.count / TURNS)
         figures = [[] for _ in programs]
         for _ in range(TURNS):
             for printed, program in zip(figures, programs):
-                printed.append(program(steps))
+                printed.append(program(steps=steps))
         return figures
 
 
@@ -101,10 +104,8 @@ def training_rows(bench: Bench) -> list[Row]:
     args, rows = bench.args, []
     dtypes = ["bf16", "f32"] if args.with_f32 else ["bf16"]
     for work, name in [("train", "train, 8 x 256"), ("forward", "forward and loss, 8 x 256")]:
-        peers = [
-            lambda steps, dtype=dtype: bench.theirs(work, args.folder, "--dtype", dtype, steps=steps) for dtype in dtypes
-        ]
-        *theirs, ours = bench.turns(*peers, lambda steps: bench.ours(work, "--base", args.gguf, steps=steps))
+        peers = [partial(bench.theirs, work, args.folder, "--dtype", dtype) for dtype in dtypes]
+        *theirs, ours = bench.turns(*peers, partial(bench.ours, work, "--base", args.gguf))
         for dtype, figures in zip(dtypes, theirs):
             rows.append(
                 Row(
@@ -125,9 +126,9 @@ def generation_rows(bench: Bench) -> list[Row]:
     for batch, new in [(1, 64), (32, 32)]:
         size = ["--batch", batch, "--seq", 128, "--new", new]
         torch, llama, ours = bench.turns(
-            lambda steps: bench.theirs("generate", args.folder, *size, steps=steps),
-            lambda steps: bench.theirs("llama-cpp", args.q8, *size, steps=steps),
-            lambda steps: bench.ours("generate", "--base", args.gguf, *size, steps=steps),
+            partial(bench.theirs, "generate", args.folder, *size),
+            partial(bench.theirs, "llama-cpp", args.q8, *size),
+            partial(bench.ours, "generate", "--base", args.gguf, *size),
         )
         for part, items in [("prefill", batch * 128), ("decode", batch * (new - 1))]:
             samples = f"{part}_samples_s"
@@ -158,12 +159,14 @@ def embedding_rows(bench: Bench) -> list[Row]:
     """Sentences to vectors."""
     args, rows = bench.args, []
     sentences = Path(args.scratch) / "sentences.txt"
-    bench.ours("embed", "--base", args.encoder, "--save-sentences", sentences, "--sentences", 4000, "--warmup", 0, steps=1)
+    bench.ours(
+        "embed", "--base", args.encoder, "--save-sentences", sentences, "--sentences", 4000, "--warmup", 0, steps=1
+    )
     options = ["--batch", 32, "--sentences", sentences]
     *theirs, ours = bench.turns(
-        lambda steps: bench.theirs("embed", args.encoder, *options, "--dtype", "f32", steps=steps),
-        lambda steps: bench.theirs("embed", args.encoder, *options, "--dtype", "bf16", steps=steps),
-        lambda steps: bench.ours("embed", "--base", args.encoder, steps=steps),
+        partial(bench.theirs, "embed", args.encoder, *options, "--dtype", "f32"),
+        partial(bench.theirs, "embed", args.encoder, *options, "--dtype", "bf16"),
+        partial(bench.ours, "embed", "--base", args.encoder),
     )
     for dtype, figures in zip(["f32", "bf16"], theirs):
         peer, mine = rate(figures, "step_samples_s", 4000), rate(ours, "step_samples_s", 4000)
@@ -197,13 +200,14 @@ def ceilings(bench: Bench) -> str:
 
 
 def table(bench: Bench) -> None:
-    before = ceilings(bench)
-    rows = training_rows(bench) + generation_rows(bench) + large_model_rows(bench) + embedding_rows(bench)
-    print(f"Machine: {machine()}. Ceilings before: {before}; after: {ceilings(bench)}. {versions()}.\n")
+    """Prints the table, its rows as they come."""
+    print(f"Machine: {machine()}. {versions()}. Ceilings before: {ceilings(bench)}.\n")
     print("| work | theirs is | theirs /s | ours /s | ratio | share of the ceiling | peak GiB, theirs / ours |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for row in rows:
-        print(row.line())
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for rows in (training_rows, generation_rows, large_model_rows, embedding_rows):
+        for row in rows(bench):
+            print(row.line(), flush=True)
+    print(f"\nCeilings after: {ceilings(bench)}.")
 
 
 def sweeps(bench: Bench) -> None:
@@ -212,6 +216,7 @@ def sweeps(bench: Bench) -> None:
     points = [("threads", 8, 256, threads) for threads in sorted({1, 2, cores} & set(range(1, cores + 1)))]
     points += [("tokens", max(1, tokens // 256), 256, cores) for tokens in (256, 512, 1024, 2048, 4096, 8192)]
     points += [("seq", max(1, 4096 // seq), seq, cores) for seq in (128, 256, 512, 1024, 2048, 4096)]
+    model = Path(bench.args.gguf).stem
     with open(bench.args.charts, "w") as lines:
         for sweep, batch, seq, threads in points:
             size = ["--batch", batch, "--seq", seq, "--threads", threads]
@@ -221,7 +226,8 @@ def sweeps(bench: Bench) -> None:
                 if batch * seq <= 2048 and sweep != "seq":
                     runs["PyTorch"] = bench.theirs(work, bench.args.folder, *size, steps=2)
                 for program, figures in runs.items():
-                    line = {"sweep": sweep, "program": program} | figures
+                    kept = {name: value for name, value in figures.items() if "samples" not in name}
+                    line = {"sweep": sweep, "program": program} | kept | {"model": model}
                     lines.write(json.dumps(line) + "\n")
                     lines.flush()
 

@@ -203,7 +203,9 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="bf16")
     parser.add_argument("--threads", type=int, help="default: one a core")
-    parser.add_argument("--sentences", help="embed: a file of sentences, one a line (rag-tune bench embed --save-sentences)")
+    parser.add_argument(
+        "--sentences", help="embed: a file of sentences, one a line (rag-tune bench embed --save-sentences)"
+    )
     args = parser.parse_args()
     if args.work == "embed" and not args.sentences:
         parser.error("embed needs --sentences")

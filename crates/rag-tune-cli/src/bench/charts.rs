@@ -36,6 +36,7 @@ enum Sweep {
 struct Point {
     sweep: Sweep,
     program: String,
+    model: String,
     work: String,
     compute: String,
     threads: usize,
@@ -104,9 +105,9 @@ impl Sweep {
         Some(LineChart {
             title: format!("Speed by {}", self.x_title()),
             subtitle: [
-                "LoRA on q, k, v, o; a step is forward, loss on every token, backward and AdamW"
+                "LoRA on q, k, v, o, loss on every token; train: full steps, forward: up to the loss"
                     .to_owned(),
-                self.fixed(&points),
+                format!("{}, {}", points[0].model, self.fixed(&points)),
             ],
             x_title: self.x_title().to_owned(),
             y_title: "tokens a second".to_owned(),
@@ -157,6 +158,7 @@ mod tests {
         let point = |program: &str, threads: usize, tokens_per_s: f64| Point {
             sweep: Sweep::Threads,
             program: program.to_owned(),
+            model: "tiny".to_owned(),
             work: "train".to_owned(),
             compute: "bf16".to_owned(),
             threads,
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!(chart.lines[0].0, "rag-tune bf16, train");
         assert_eq!(chart.lines[0].1, [(1.0, 250.0), (2.0, 500.0)]);
         assert_eq!(chart.lines[1].1, [(1.0, 160.0)]);
-        assert_eq!(chart.subtitle[1], "8 rows of 256 tokens");
+        assert_eq!(chart.subtitle[1], "tiny, 8 rows of 256 tokens");
         assert!(Sweep::Seq.chart(&points).is_none());
     }
 }
