@@ -2,11 +2,17 @@
 //!
 //! Per head: `out = softmax(scale q k^T + causal mask) v`, `scale = 1 / sqrt(head_dim)`. The
 //! forward pass keeps only the log-sum-exp of each row; the backward pass recomputes the
-//! probabilities from it (arXiv:2205.14135).
+//! probabilities from it (arXiv:2205.14135). Where queries, keys and values are stored as bf16, so are probabilities and
+//! gradients as products read them; sums are f32.
+
+use std::ops::Range;
+
+use half::bf16;
 
 use crate::cpu;
 use crate::error::{KernelError, check_shape};
 use crate::sequences::Sequences;
+use crate::stored::{Stored, Values};
 use crate::tensor::Tensor;
 
 /// How features divide into heads.
@@ -24,18 +30,18 @@ pub struct Heads {
 #[derive(Clone, Copy)]
 pub struct Qkv<'a> {
     /// `[tokens, query heads * dim]`
-    pub q: &'a Tensor,
+    pub q: &'a Stored,
     /// `[tokens, key/value heads * dim]`
-    pub k: &'a Tensor,
+    pub k: &'a Stored,
     /// `[tokens, key/value heads * dim]`
-    pub v: &'a Tensor,
+    pub v: &'a Stored,
 }
 
 /// What the forward pass returns.
 #[derive(Debug, Clone)]
 pub struct AttentionOutput {
-    /// `[tokens, query heads * dim]`
-    pub out: Tensor,
+    /// `[tokens, query heads * dim]`, stored as the queries are.
+    pub out: Stored,
     /// `[tokens, query heads]`: log-sum-exp of each row of scores, for the backward pass.
     pub lse: Tensor,
 }
@@ -51,13 +57,110 @@ pub struct QkvGradient {
     pub v: Tensor,
 }
 
-/// A sequence's keys and values so far.
-#[derive(Clone, Copy)]
-pub struct KeyValues<'a> {
-    /// `[positions, key/value heads * dim]`
-    pub keys: &'a [f32],
-    /// `[positions, key/value heads * dim]`
-    pub values: &'a [f32],
+/// A sequence's keys and values so far, as precise as what is put in.
+#[derive(Debug, Clone)]
+pub struct Cache(CacheStorage);
+
+#[derive(Debug, Clone)]
+pub(crate) enum CacheStorage {
+    F32(KeyValues<f32>),
+    Bf16(KeyValues<bf16>),
+}
+
+/// `[positions, key/value heads * dim]` each.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyValues<T> {
+    pub(crate) keys: Vec<T>,
+    pub(crate) values: Vec<T>,
+}
+
+impl<T: Copy> KeyValues<T> {
+    fn extend(&mut self, keys: &[T], values: &[T]) {
+        self.keys.extend_from_slice(keys);
+        self.values.extend_from_slice(values);
+    }
+}
+
+impl Cache {
+    /// One for keys and values stored as `like`.
+    pub fn like(like: &Stored) -> Self {
+        let (f32s, bf16s) = (Vec::new(), Vec::new());
+        Self(match like.values() {
+            Values::F32(_) => CacheStorage::F32(KeyValues {
+                values: f32s.clone(),
+                keys: f32s,
+            }),
+            Values::Bf16(_) => CacheStorage::Bf16(KeyValues {
+                values: bf16s.clone(),
+                keys: bf16s,
+            }),
+        })
+    }
+
+    /// Appends some rows of `keys` and `values`, `[tokens, key/value heads * dim]`.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the two are shaped or stored differently, lack the rows, or are stored otherwise than what is here.
+    pub fn push(
+        &mut self,
+        keys: &Stored,
+        values: &Stored,
+        rows: Range<usize>,
+    ) -> Result<(), KernelError> {
+        const OPERATION: &str = "attention::Cache::push";
+        check_shape(OPERATION, "values", &values.shape(), &keys.shape())?;
+        let [tokens, width] = keys.shape();
+        let problem = |problem| KernelError::Value {
+            operation: OPERATION,
+            problem,
+        };
+        if rows.start > rows.end || rows.end > tokens {
+            return Err(problem(format!("rows {rows:?} of {tokens}")));
+        }
+        let part = rows.start * width..rows.end * width;
+        match (&mut self.0, keys.values(), values.values()) {
+            (CacheStorage::F32(cache), Values::F32(keys), Values::F32(values)) => {
+                cache.extend(&keys[part.clone()], &values[part]);
+            }
+            (CacheStorage::Bf16(cache), Values::Bf16(keys), Values::Bf16(values)) => {
+                cache.extend(&keys[part.clone()], &values[part]);
+            }
+            _ => return Err(problem("two precisions in one cache".to_owned())),
+        }
+        Ok(())
+    }
+
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            CacheStorage::F32(cache) => 2 * size_of_val::<[f32]>(&cache.keys),
+            CacheStorage::Bf16(cache) => 2 * size_of_val::<[bf16]>(&cache.keys),
+        }
+    }
+
+    pub(crate) fn storage(&self) -> &CacheStorage {
+        &self.0
+    }
+
+    /// Numbers that its keys are.
+    fn len(&self) -> usize {
+        match &self.0 {
+            CacheStorage::F32(cache) => cache.keys.len(),
+            CacheStorage::Bf16(cache) => cache.keys.len(),
+        }
+    }
+}
+
+fn check_heads(operation: &'static str, heads: Heads) -> Result<(), KernelError> {
+    let shared = heads.key_value != 0 && heads.query.is_multiple_of(heads.key_value);
+    if !shared || heads.dim == 0 {
+        let problem = format!(
+            "{} query heads of {} features do not share {} evenly",
+            heads.query, heads.dim, heads.key_value
+        );
+        return Err(KernelError::Value { operation, problem });
+    }
+    Ok(())
 }
 
 fn check(
@@ -66,13 +169,7 @@ fn check(
     sequences: &Sequences,
     heads: Heads,
 ) -> Result<(), KernelError> {
-    if heads.key_value == 0 || !heads.query.is_multiple_of(heads.key_value) {
-        let problem = format!(
-            "{} query heads do not share {} evenly",
-            heads.query, heads.key_value
-        );
-        return Err(KernelError::Value { operation, problem });
-    }
+    check_heads(operation, heads)?;
     let tokens = sequences.tokens();
     check_shape(
         operation,
@@ -135,7 +232,7 @@ pub fn backward(
         "attention::backward",
         "lse",
         &saved.lse.shape(),
-        &[qkv.q.rows(), heads.query],
+        &[sequences.tokens(), heads.query],
     )?;
     Ok(cpu::attention::backward(
         d_out, qkv, saved, sequences, heads,
@@ -145,40 +242,35 @@ pub fn backward(
 /// Attention of one new token a sequence to all positions in its cache.
 ///
 /// # Shapes
-/// `q`: `[sequences, query heads * dim]`, one [`KeyValues`] a sequence, the new token's included;
-/// returns the shape of `q`
+/// `q`: `[sequences, query heads * dim]`, one [`Cache`] a sequence, the new token's keys and values included;
+/// returns the shape of `q`, stored as `q` is
 ///
 /// # Errors
 /// [`KernelError`] if the shapes do not fit or a cache is empty.
-pub fn decode(q: &Tensor, caches: &[KeyValues<'_>], heads: Heads) -> Result<Tensor, KernelError> {
+pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, KernelError> {
+    let operation = "attention::decode";
     let width = heads.key_value * heads.dim;
+    check_heads(operation, heads)?;
     check_shape(
-        "attention::decode",
+        operation,
         "q",
         &q.shape(),
         &[caches.len(), heads.query * heads.dim],
     )?;
     for cache in caches {
-        check_shape(
-            "attention::decode",
-            "values",
-            &[cache.values.len()],
-            &[cache.keys.len()],
-        )?;
-        if cache.keys.is_empty() || !cache.keys.len().is_multiple_of(width) {
-            let problem = format!("{} cached values for {width} a position", cache.keys.len());
-            return Err(KernelError::Value {
-                operation: "attention::decode",
-                problem,
-            });
+        if cache.len() == 0 || !cache.len().is_multiple_of(width) {
+            let problem = format!("{} cached values for {width} a position", cache.len());
+            return Err(KernelError::Value { operation, problem });
         }
     }
-    Ok(cpu::attention::decode(q, caches, heads))
+    let out = cpu::attention::decode(&q.widened(), caches, heads);
+    Ok(Stored::from_f32(out).alike(q))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matrix::Compute;
     use crate::reference;
     use crate::reference::testing::{max_error, noise};
 
@@ -225,25 +317,52 @@ mod tests {
         [q, noise(tokens, width, 2), noise(tokens, width, 3), d_out]
     }
 
+    fn stored(tensors: [&Tensor; 3], compute: Compute) -> [Stored; 3] {
+        tensors.map(|tensor| Stored::new(tensor.clone(), compute))
+    }
+
+    fn qkv([q, k, v]: &[Stored; 3]) -> Qkv<'_> {
+        Qkv { q, k, v }
+    }
+
+    /// Output, log-sum-exp, and the gradients of q, k, v.
+    fn reference_of(
+        inputs: &[Stored; 3],
+        d_out: &Tensor,
+        sequences: &Sequences,
+        heads: Heads,
+    ) -> [Tensor; 5] {
+        let (out, lse) = reference::attention(qkv(inputs), sequences, heads);
+        let gradient = reference::attention_backward(d_out, qkv(inputs), sequences, heads);
+        [out, lse, gradient.q, gradient.k, gradient.v]
+    }
+
+    /// f32 to within its sums' rounding; bf16 to within 4 times the error of rounding the inputs.
     #[test]
     fn attention_matches_reference() {
         for (lengths, heads) in CASES {
             let sequences = Sequences::from_lengths(lengths).unwrap();
             let [q, k, v, d_out] = inputs(sequences.tokens(), heads);
-            let qkv = Qkv {
-                q: &q,
-                k: &k,
-                v: &v,
-            };
-            let output = forward(qkv, &sequences, heads).unwrap();
-            let (expected, lse) = reference::attention(qkv, &sequences, heads);
-            assert!(max_error(&output.out, &expected) < 1e-5, "{lengths:?}");
-            assert!(max_error(&output.lse, &lse) < 1e-5, "{lengths:?}");
-            let gradient = backward(&d_out, qkv, &output, &sequences, heads).unwrap();
-            let expected = reference::attention_backward(&d_out, qkv, &sequences, heads);
-            assert!(max_error(&gradient.q, &expected.q) < 5e-5, "{lengths:?} dq");
-            assert!(max_error(&gradient.k, &expected.k) < 5e-5, "{lengths:?} dk");
-            assert!(max_error(&gradient.v, &expected.v) < 5e-5, "{lengths:?} dv");
+            let wide = stored([&q, &k, &v], Compute::F32);
+            let expected = reference_of(&wide, &d_out, &sequences, heads);
+            for compute in [Compute::F32, Compute::Bf16] {
+                let inputs = stored([&q, &k, &v], compute);
+                let output = forward(qkv(&inputs), &sequences, heads).unwrap();
+                let gradient = backward(&d_out, qkv(&inputs), &output, &sequences, heads).unwrap();
+                let out = output.out.into_tensor();
+                let got = [out, output.lse, gradient.q, gradient.k, gradient.v];
+                let d_rounded = Stored::new(d_out.clone(), compute).into_tensor();
+                let rounded = reference_of(&inputs, &d_rounded, &sequences, heads);
+                for (index, name) in ["out", "lse", "dq", "dk", "dv"].into_iter().enumerate() {
+                    let error = max_error(&got[index], &expected[index]);
+                    let of_rounding = max_error(&rounded[index], &expected[index]);
+                    let bound = 4.0 * of_rounding + if index < 2 { 1e-5 } else { 5e-5 };
+                    assert!(
+                        error <= bound,
+                        "{compute:?} {lengths:?} {name}: {error}, {of_rounding} of rounding"
+                    );
+                }
+            }
         }
     }
 
@@ -252,33 +371,50 @@ mod tests {
         let (lengths, heads) = (
             &[7, 80],
             Heads {
-                query: 4,
+                query: 6,
                 key_value: 2,
-                dim: 8,
+                dim: 24,
             },
         );
         let sequences = Sequences::from_lengths(lengths).unwrap();
         let [q, k, v, _] = inputs(sequences.tokens(), heads);
-        let full = forward(
-            Qkv {
-                q: &q,
-                k: &k,
-                v: &v,
-            },
-            &sequences,
-            heads,
-        )
-        .unwrap();
-        let width = heads.key_value * heads.dim;
-        let caches: Vec<_> = sequences
-            .ranges()
-            .map(|range| KeyValues {
-                keys: &k.data()[range.start * width..range.end * width],
-                values: &v.data()[range.start * width..range.end * width],
-            })
-            .collect();
-        let last = [lengths[0] - 1, lengths[0] + lengths[1] - 1];
-        let decoded = decode(&q.gather_rows(&last).unwrap(), &caches, heads).unwrap();
-        assert!(max_error(&decoded, &full.out.gather_rows(&last).unwrap()) < 1e-5);
+        // bf16 rounds the result, and in the full pass the probabilities: each to 1/256 of a value below 1.
+        for (compute, bound) in [(Compute::F32, 1e-5), (Compute::Bf16, 8e-3)] {
+            let [q, k, v] = stored([&q, &k, &v], compute);
+            let full = forward(qkv(&[q.clone(), k.clone(), v.clone()]), &sequences, heads).unwrap();
+            let ranges = sequences.ranges();
+            let caches = ranges.map(|range| {
+                let mut cache = Cache::like(&k);
+                cache.push(&k, &v, range.start..range.start + 3).unwrap();
+                cache.push(&k, &v, range.start + 3..range.end).unwrap();
+                cache
+            });
+            let caches: Vec<_> = caches.collect();
+            let last = [lengths[0] - 1, lengths[0] + lengths[1] - 1];
+            let q = Stored::new(q.into_tensor().gather_rows(&last).unwrap(), compute);
+            let decoded = decode(&q, &[&caches[0], &caches[1]], heads).unwrap();
+            let full = full.out.into_tensor().gather_rows(&last).unwrap();
+            assert!(
+                max_error(&decoded.into_tensor(), &full) < bound,
+                "{compute:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cache_has_one_precision_and_whole_rows() {
+        let [wide, narrow] = [Compute::F32, Compute::Bf16].map(|c| Stored::new(noise(2, 4, 1), c));
+        let mut cache = Cache::like(&narrow);
+        assert!(cache.push(&wide, &wide, 0..1).is_err());
+        assert!(cache.push(&narrow, &narrow, 1..3).is_err());
+        cache.push(&narrow, &narrow, 1..2).unwrap();
+        assert_eq!(cache.bytes(), 2 * 4 * 2);
+        let heads = Heads {
+            query: 1,
+            key_value: 1,
+            dim: 3,
+        };
+        let q = Stored::new(noise(1, 3, 1), Compute::Bf16);
+        assert!(decode(&q, &[&cache], heads).is_err());
     }
 }

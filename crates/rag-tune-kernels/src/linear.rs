@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::cpu::gemm_bf16::{self, Epilogue};
-use crate::cpu::gemm_f32::{self, Threads, View};
+use crate::cpu::gemm_f32::{self, View};
 use crate::cpu::{Bf16Rows, Direction};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::{Compute, Matrix};
@@ -99,15 +99,7 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
         in_features,
     );
     let x = View::new(x.tensor.data(), tokens, in_features, in_features);
-    gemm_f32::multiply(
-        y.data_mut(),
-        out_features,
-        0.0,
-        1.0,
-        x,
-        weight.transposed(),
-        Threads::All,
-    );
+    gemm_f32::multiply(y.data_mut(), out_features, 0.0, 1.0, x, weight.transposed());
     Ok(y)
 }
 
@@ -159,15 +151,7 @@ pub fn backward(
         in_features,
     );
     let dy = View::new(dy.data(), tokens, out_features, out_features);
-    gemm_f32::multiply(
-        dx.data_mut(),
-        in_features,
-        1.0,
-        1.0,
-        dy,
-        weight,
-        Threads::All,
-    );
+    gemm_f32::multiply(dx.data_mut(), in_features, 1.0, 1.0, dy, weight);
     Ok(())
 }
 
@@ -237,7 +221,7 @@ fn view(tensor: &Tensor) -> View<'_> {
 
 fn multiply(out: &mut Tensor, keep: f32, factor: f32, a: View<'_>, b: View<'_>) {
     let stride = out.cols();
-    gemm_f32::multiply(out.data_mut(), stride, keep, factor, a, b, Threads::All);
+    gemm_f32::multiply(out.data_mut(), stride, keep, factor, a, b);
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! a gradient that does not depend on what was kept and what was computed again, the forward pass itself must go on
 //! with the rounded values: [`round`], or the [`Stored`] itself.
 
+use std::borrow::Cow;
+
 use half::bf16;
 
 use crate::buffer::Buffer;
@@ -44,6 +46,26 @@ impl Stored {
         Self(Storage::Bf16 { rows, cols, values })
     }
 
+    /// `tensor` as it is.
+    pub(crate) fn from_f32(tensor: Tensor) -> Self {
+        Self(Storage::F32(tensor))
+    }
+
+    /// Row-major values of `[rows, cols]`.
+    pub(crate) fn from_bf16(rows: usize, cols: usize, values: Buffer<bf16>) -> Self {
+        debug_assert_eq!(values.len(), rows * cols);
+        Self(Storage::Bf16 { rows, cols, values })
+    }
+
+    /// In the precision in which `other` is stored.
+    pub(crate) fn alike(self, other: &Self) -> Self {
+        match (&self.0, &other.0) {
+            (Storage::F32(_), Storage::Bf16 { .. }) => Self::new(self.into_tensor(), Compute::Bf16),
+            (Storage::Bf16 { .. }, Storage::F32(_)) => Self::from_f32(self.into_tensor()),
+            _ => self,
+        }
+    }
+
     /// `[rows, cols]`.
     pub fn shape(&self) -> [usize; 2] {
         match &self.0 {
@@ -57,6 +79,14 @@ impl Stored {
         match &self.0 {
             Storage::F32(tensor) => size_of_val(tensor.data()),
             Storage::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
+        }
+    }
+
+    /// The values as f32, without a copy where they are.
+    pub fn widened(&self) -> Cow<'_, Tensor> {
+        match &self.0 {
+            Storage::F32(tensor) => Cow::Borrowed(tensor),
+            Storage::Bf16 { .. } => Cow::Owned(self.clone().into_tensor()),
         }
     }
 

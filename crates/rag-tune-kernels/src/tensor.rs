@@ -46,6 +46,12 @@ impl Tensor {
         })
     }
 
+    /// `[rows, cols]` from row-major values.
+    pub(crate) fn from_buffer(rows: usize, cols: usize, data: Buffer<f32>) -> Self {
+        debug_assert_eq!(data.len(), rows * cols);
+        Self { rows, cols, data }
+    }
+
     /// `[rows, cols]` with `value(row, col)` at each place.
     pub fn from_fn(rows: usize, cols: usize, mut value: impl FnMut(usize, usize) -> f32) -> Self {
         let data = (0..rows * cols).map(|at| value(at / cols, at % cols));

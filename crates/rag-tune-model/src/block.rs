@@ -7,9 +7,7 @@
 
 use rag_tune_kernels::attention::{self, AttentionOutput, Heads, Qkv};
 use rag_tune_kernels::rope::{RopeTable, Turn};
-use rag_tune_kernels::{
-    Compute, KernelError, Matrix, Sequences, Stored, Tensor, rms_norm, stored, swiglu,
-};
+use rag_tune_kernels::{Compute, KernelError, Matrix, Sequences, Stored, Tensor, rms_norm, swiglu};
 
 use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext};
 use crate::lora::{AdapterGradient, LoraDropout, LoraFactors, Projection};
@@ -87,9 +85,9 @@ struct MlpSaved {
 
 /// Queries, keys and values after RoPE, rounded to what is stored of them.
 pub(crate) struct AttentionInputs {
-    pub(crate) q: Tensor,
-    pub(crate) k: Tensor,
-    pub(crate) v: Tensor,
+    pub(crate) q: Stored,
+    pub(crate) k: Stored,
+    pub(crate) v: Stored,
     downs: Downs,
     /// What the projections read.
     normed: Tensor,
@@ -160,13 +158,11 @@ impl Block {
     ) -> Result<AttentionInputs, KernelError> {
         let normed = rms_norm::forward(x, &self.attention_norm, context.eps)?;
         let group = self.group(context, Site::AttentionInput);
-        let ([mut q, mut k, mut v], downs) = group.forward(&normed, self.qkv_layers(context))?;
+        let ([mut q, mut k, v], downs) = group.forward(&normed, self.qkv_layers(context))?;
         let (rope, positions) = (context.rope, context.positions);
         rope.apply(&mut q, positions, Turn::Forward)?;
         rope.apply(&mut k, positions, Turn::Forward)?;
-        for tensor in [&mut q, &mut k, &mut v] {
-            stored::round(tensor, context.compute);
-        }
+        let [q, k, v] = [q, k, v].map(|tensor| Stored::new(tensor, context.compute));
         Ok(AttentionInputs {
             q,
             k,
@@ -176,15 +172,16 @@ impl Block {
         })
     }
 
-    /// `h = x + o_proj(attended)`; `attended` must be rounded to what is stored of it.
+    /// `h = x + o_proj(attended)`
     fn add_attention(
         &self,
         mut x: Tensor,
-        attended: &Tensor,
+        attended: &Stored,
         context: BlockContext<'_>,
     ) -> Result<(Tensor, Downs), KernelError> {
         let group = self.group(context, Site::AttentionOutput);
-        let ([out], downs) = group.forward(attended, [self.adapted(context, Projection::O)])?;
+        let attended = attended.widened();
+        let ([out], downs) = group.forward(&attended, [self.adapted(context, Projection::O)])?;
         x.add_assign(&out)?;
         Ok((x, downs))
     }
@@ -219,10 +216,9 @@ impl Block {
     pub(crate) fn after_attention(
         &self,
         x: Tensor,
-        mut attended: Tensor,
+        attended: Stored,
         context: BlockContext<'_>,
     ) -> Result<Tensor, KernelError> {
-        stored::round(&mut attended, context.compute);
         let (h, _) = self.add_attention(x, &attended, context)?;
         drop(attended);
         Ok(self.add_mlp(&h, context)?.0)
@@ -265,11 +261,9 @@ impl Block {
         keep: Keep,
     ) -> Result<(Tensor, Saved), KernelError> {
         let all = |tensor: Tensor| (keep == Keep::All).then_some(tensor);
-        let stored = |tensor: Tensor| Stored::new(tensor, context.compute);
         let inputs = self.attention_inputs(&x, context)?;
-        let AttentionOutput { mut out, lse } =
+        let AttentionOutput { out, lse } =
             attention::forward(inputs.qkv(), sequences, context.heads)?;
-        stored::round(&mut out, context.compute);
         let AttentionInputs {
             q,
             k,
@@ -278,7 +272,6 @@ impl Block {
             normed,
         } = inputs;
         let normed = all(normed);
-        let [q, k, v] = [q, k, v].map(stored);
         let (h, o_down) = self.add_attention(x.clone(), &out, context)?;
         let attention = AttentionSaved {
             x,
@@ -287,7 +280,7 @@ impl Block {
             k,
             v,
             qkv_downs: downs,
-            attended: stored(out),
+            attended: out,
             lse,
             o_down,
         };
@@ -313,12 +306,11 @@ impl Block {
         tell: &mut dyn FnMut(Operation, &Tensor),
     ) -> Result<Tensor, KernelError> {
         let attention = self.attention_inputs(&x, context)?;
-        tell(Operation::QProj, &attention.q);
-        tell(Operation::KProj, &attention.k);
-        tell(Operation::VProj, &attention.v);
-        let mut attended = attention::forward(attention.qkv(), sequences, context.heads)?.out;
-        stored::round(&mut attended, context.compute);
-        tell(Operation::Attention, &attended);
+        tell(Operation::QProj, &attention.q.widened());
+        tell(Operation::KProj, &attention.k.widened());
+        tell(Operation::VProj, &attention.v.widened());
+        let attended = attention::forward(attention.qkv(), sequences, context.heads)?.out;
+        tell(Operation::Attention, &attended.widened());
         let (h, _) = self.add_attention(x, &attended, context)?;
         tell(Operation::OProj, &h);
         let (y, mlp) = self.add_mlp(&h, context)?;
@@ -396,11 +388,13 @@ impl Block {
         let gradients = self.gradients(gradient, [Projection::O]);
         let d_h = [d_h];
         let attended = AttentionOutput {
-            out: saved.attended.into_tensor(),
+            out: saved.attended,
             lse: saved.lse,
         };
-        let d_attended = group.backward(&d_h, &attended.out, layers, &saved.o_down, gradients)?;
-        let [q, k, v] = [saved.q, saved.k, saved.v].map(Stored::into_tensor);
+        let wide = attended.out.widened();
+        let d_attended = group.backward(&d_h, &wide, layers, &saved.o_down, gradients)?;
+        drop(wide);
+        let (q, k, v) = (saved.q, saved.k, saved.v);
         let qkv = Qkv {
             q: &q,
             k: &k,

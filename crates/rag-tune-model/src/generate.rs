@@ -5,7 +5,7 @@
 
 use std::iter::Peekable;
 
-use rag_tune_kernels::attention::{self, KeyValues};
+use rag_tune_kernels::attention::{self, Cache};
 use rag_tune_kernels::{Sequences, Tensor};
 
 use crate::error::ModelError;
@@ -35,19 +35,13 @@ pub struct GenerateOptions {
 /// Tokens of prompts that go through the model at once.
 const PREFILL_TOKENS: usize = 4096;
 
-/// Keys and values of one row, for each layer `[positions, key/value heads * dim]`.
-#[derive(Default)]
-struct Cache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
 /// A row that is being answered.
 struct Active {
     row: usize,
     /// Tokens in the cache.
     position: usize,
     generated: Vec<u32>,
+    /// One a layer.
     caches: Vec<Cache>,
 }
 
@@ -167,13 +161,9 @@ impl Engine<'_> {
         for block in &self.model.blocks {
             let inputs = block.attention_inputs(&x, context)?;
             for (active, range) in active.iter_mut().zip(sequences.ranges()) {
-                let width = inputs.k.cols();
-                let range = range.start * width..range.end * width;
-                let keys = inputs.k.data()[range.clone()].to_vec();
-                active.caches.push(Cache {
-                    keys,
-                    values: inputs.v.data()[range].to_vec(),
-                });
+                let mut cache = Cache::like(&inputs.k);
+                cache.push(&inputs.k, &inputs.v, range)?;
+                active.caches.push(cache);
             }
             let attended = attention::forward(inputs.qkv(), &sequences, context.heads)?;
             drop(inputs);
@@ -185,7 +175,13 @@ impl Engine<'_> {
     }
 
     /// Feeds each row's last token and samples the next.
+    ///
+    /// Runs on a thread of the pool, so that operations too small for tasks cost no message to one.
     fn decode(&self, active: &mut [Active]) -> Result<(), ModelError> {
+        rayon::scope(|_| self.decode_here(active))
+    }
+
+    fn decode_here(&self, active: &mut [Active]) -> Result<(), ModelError> {
         let ids: Vec<u32> = active
             .iter()
             .filter_map(|active| active.generated.last().copied())
@@ -196,21 +192,9 @@ impl Engine<'_> {
         for (layer, block) in self.model.blocks.iter().enumerate() {
             let inputs = block.attention_inputs(&x, context)?;
             for (index, active) in active.iter_mut().enumerate() {
-                active.caches[layer]
-                    .keys
-                    .extend_from_slice(inputs.k.row(index));
-                active.caches[layer]
-                    .values
-                    .extend_from_slice(inputs.v.row(index));
+                active.caches[layer].push(&inputs.k, &inputs.v, index..index + 1)?;
             }
-            let caches: Vec<_> = active
-                .iter()
-                .map(|active| &active.caches[layer])
-                .map(|cache| KeyValues {
-                    keys: &cache.keys,
-                    values: &cache.values,
-                })
-                .collect();
+            let caches: Vec<_> = active.iter().map(|active| &active.caches[layer]).collect();
             let attended = attention::decode(&inputs.q, &caches, context.heads)?;
             x = block.after_attention(x, attended, context)?;
         }

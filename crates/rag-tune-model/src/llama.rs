@@ -302,6 +302,17 @@ impl Llama {
         options: &PassOptions,
         gradient: &mut AdapterGradient,
     ) -> Result<f64, ModelError> {
+        // On a thread of the pool: from outside, every operation would wait for a thread of it to wake up.
+        rayon::scope(|_| self.forward_backward_here(adapter, batch, options, gradient))
+    }
+
+    fn forward_backward_here(
+        &self,
+        adapter: &Adapter,
+        batch: &TrainBatch,
+        options: &PassOptions,
+        gradient: &mut AdapterGradient,
+    ) -> Result<f64, ModelError> {
         let positions = batch.sequences.positions();
         let applied = self.applied(adapter)?;
         let context = self.context(&positions, Some(&applied), options.dropout);

@@ -181,8 +181,8 @@ impl Footprint {
             + again(hidden)
             + dropped(Projection::Gate, hidden).max(dropped(Projection::Up, hidden))
             + dora(Projection::Gate);
-        // Of attention: h's gradient; its inputs, output and their gradients.
-        let attention = hidden + 4 * query + 4 * key_value;
+        // Of attention: h's gradient; those of its output and its inputs.
+        let attention = hidden + 2 * query + 2 * key_value;
         let qkv = 3 * hidden + again(hidden) + query + 2 * key_value + dora(Projection::Q);
         // Forward: gate and up before they are stored, the norm, the residual stream.
         let forward = 2 * inner + 3 * hidden;
@@ -201,12 +201,22 @@ impl Footprint {
         bytes + self.attention_bytes(batch) + self.dequantised_bytes()
     }
 
-    /// Attention's tasks make their part of the outputs or gradients, and two blocks of scores each, in memory of the
-    /// allocator, which gives it back to the system a second later or never: it counts at every point.
+    /// What the threads hold for attention's tiles from the first pass on: for each query head that shares a key/value head, a
+    /// block's result and four packed operands; some tiles; sums for keys and values of the longest row.
     fn attention_bytes(&self, batch: BatchSize) -> usize {
-        let parts = batch.tokens * 2 * (self.query() + self.key_value());
-        let scores = 2 * SCORE_ROWS * batch.longest_row * rayon::current_num_threads();
-        F32 * (parts + scores)
+        const BLOCK: usize = 64;
+        let c = &self.model;
+        let packed = BLOCK * c.head_dim.next_multiple_of(BLOCK);
+        let shared = c.num_attention_heads / c.num_key_value_heads.max(1);
+        let element = if self.compute == Compute::F32 {
+            F32
+        } else {
+            BF16
+        };
+        let heads = shared * packed * (F32 + 4 * element);
+        let tiles = 2 * packed * element + BLOCK * BLOCK * (2 * F32 + 3 * element);
+        let sums = 2 * F32 * batch.longest_row * c.head_dim;
+        (heads + tiles + sums) * rayon::current_num_threads()
     }
 
     /// Bytes of a value that products read as bf16.
@@ -298,9 +308,6 @@ impl Footprint {
         places.map(|place| (self.lora.rank_at(place), place.1.shape(&self.model)))
     }
 }
-
-/// Rows of scores that an attention task holds: a block of queries.
-const SCORE_ROWS: usize = 64;
 
 #[cfg(test)]
 mod tests;

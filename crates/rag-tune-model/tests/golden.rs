@@ -154,7 +154,8 @@ fn logits_equal_pytorch() {
         if rag_tune_kernels::Compute::Bf16.is_supported() {
             let bf16 = load(model, Quantization::Int8, Compute::Bf16);
             let error = logits_error(&bf16, None, &golden, "int8_logits");
-            assert!(error < 0.1, "{model} int8 in bf16: {error}");
+            // PyTorch's own in bf16 are 0.12 and 0.11 off (`scripts/check_bf16_gradients.py`).
+            assert!(error < 0.12, "{model} int8 in bf16: {error}");
         }
     }
 }

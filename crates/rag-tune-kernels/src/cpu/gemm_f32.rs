@@ -2,13 +2,6 @@
 
 use gemm::Parallelism;
 
-/// Whether a product may use all threads, or runs inside a task that already is one of many.
-#[derive(Clone, Copy)]
-pub(crate) enum Threads {
-    All,
-    One,
-}
-
 /// `[rows, cols]` somewhere in a slice.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -64,14 +57,9 @@ pub(crate) fn multiply(
     factor: f32,
     a: View<'_>,
     b: View<'_>,
-    threads: Threads,
 ) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
     assert_in_bounds(out.len(), a.rows, b.cols, out_row_stride);
-    let parallelism = match threads {
-        Threads::All => Parallelism::Rayon(0),
-        Threads::One => Parallelism::None,
-    };
     // SAFETY: every view was checked against the length of its slice, `out` is borrowed
     // exclusively, and gemm does not read `out` when told not to.
     unsafe {
@@ -94,7 +82,7 @@ pub(crate) fn multiply(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::Rayon(0),
         );
     }
 }
@@ -110,7 +98,7 @@ mod tests {
         let a = View::new(&buffer, 3, 2, 4).transposed();
         let b = View::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], 3, 2, 2);
         let mut out = vec![10.0; 4];
-        multiply(&mut out, 2, 0.5, 2.0, a, b, Threads::One);
+        multiply(&mut out, 2, 0.5, 2.0, a, b);
         // a = [[0, 4, 8], [1, 5, 9]]; a b = [[8, 12], [10, 14]].
         assert_eq!(out, [21.0, 29.0, 25.0, 33.0]);
     }

@@ -7,9 +7,14 @@ fn at(tensor: &Tensor, token: usize, col: usize) -> f64 {
     f64::from(tensor.row(token)[col])
 }
 
+/// Queries, keys and values as f32.
+fn widened(qkv: Qkv<'_>) -> [Tensor; 3] {
+    [qkv.q, qkv.k, qkv.v].map(|stored| stored.clone().into_tensor())
+}
+
 /// For each (query head, token): the tokens it attends to with their probabilities, and the log-sum-exp.
 fn rows(
-    qkv: Qkv<'_>,
+    [q, k, _]: &[Tensor; 3],
     sequences: &Sequences,
     heads: Heads,
     mut visit: impl FnMut(usize, usize, usize, Vec<f64>, f64),
@@ -22,7 +27,7 @@ fn rows(
                 let score = |key| {
                     let dims = 0..heads.dim;
                     dims.map(|d| {
-                        at(qkv.q, query, head * heads.dim + d) * at(qkv.k, key, kv * heads.dim + d)
+                        at(q, query, head * heads.dim + d) * at(k, key, kv * heads.dim + d)
                     })
                     .sum::<f64>()
                         * scale
@@ -38,10 +43,12 @@ fn rows(
 
 /// `(out, lse)`.
 pub fn attention(qkv: Qkv<'_>, sequences: &Sequences, heads: Heads) -> (Tensor, Tensor) {
-    let mut out = Tensor::zeros(qkv.q.rows(), qkv.q.cols());
-    let mut lse_out = Tensor::zeros(qkv.q.rows(), heads.query);
+    let qkv = widened(qkv);
+    let [q, _, v] = &qkv;
+    let mut out = Tensor::zeros(q.rows(), q.cols());
+    let mut lse_out = Tensor::zeros(q.rows(), heads.query);
     rows(
-        qkv,
+        &qkv,
         sequences,
         heads,
         |head, query, first, probabilities, lse| {
@@ -50,7 +57,7 @@ pub fn attention(qkv: Qkv<'_>, sequences: &Sequences, heads: Heads) -> (Tensor, 
             for d in 0..heads.dim {
                 let terms = probabilities.iter().enumerate();
                 let sum: f64 = terms
-                    .map(|(key, p)| p * at(qkv.v, first + key, kv * heads.dim + d))
+                    .map(|(key, p)| p * at(v, first + key, kv * heads.dim + d))
                     .sum();
                 out.row_mut(query)[head * heads.dim + d] = sum as f32;
             }
@@ -66,14 +73,16 @@ pub fn attention_backward(
     sequences: &Sequences,
     heads: Heads,
 ) -> QkvGradient {
+    let qkv = widened(qkv);
+    let [q, k, v] = &qkv;
     let mut gradient = QkvGradient {
-        q: Tensor::zeros(qkv.q.rows(), qkv.q.cols()),
-        k: Tensor::zeros(qkv.k.rows(), qkv.k.cols()),
-        v: Tensor::zeros(qkv.v.rows(), qkv.v.cols()),
+        q: Tensor::zeros(q.rows(), q.cols()),
+        k: Tensor::zeros(k.rows(), k.cols()),
+        v: Tensor::zeros(v.rows(), v.cols()),
     };
     let scale = 1.0 / (heads.dim as f64).sqrt();
     rows(
-        qkv,
+        &qkv,
         sequences,
         heads,
         |head, query, first, probabilities, _| {
@@ -82,7 +91,7 @@ pub fn attention_backward(
             let d_p: Vec<f64> = (0..probabilities.len())
                 .map(|key| {
                     (0..heads.dim)
-                        .map(|d| at(d_out, query, q0 + d) * at(qkv.v, first + key, k0 + d))
+                        .map(|d| at(d_out, query, q0 + d) * at(v, first + key, k0 + d))
                         .sum()
                 })
                 .collect();
@@ -91,9 +100,9 @@ pub fn attention_backward(
                 let d_score = p * (d_p - along) * scale;
                 for d in 0..heads.dim {
                     gradient.q.row_mut(query)[q0 + d] +=
-                        (d_score * at(qkv.k, first + key, k0 + d)) as f32;
+                        (d_score * at(k, first + key, k0 + d)) as f32;
                     gradient.k.row_mut(first + key)[k0 + d] +=
-                        (d_score * at(qkv.q, query, q0 + d)) as f32;
+                        (d_score * at(q, query, q0 + d)) as f32;
                     gradient.v.row_mut(first + key)[k0 + d] +=
                         (p * at(d_out, query, q0 + d)) as f32;
                 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rag_tune_kernels::attention;
+
 use super::{Active, Engine, admit, check_prompts};
 use crate::error::ModelError;
 use crate::llama::Llama;
@@ -55,9 +57,7 @@ pub fn time_generation(
     for _ in 1..new_tokens {
         engine.decode(&mut active)?;
         let caches = active.iter().flat_map(|row| &row.caches);
-        cache_bytes += caches
-            .map(|cache| size_of_val(&cache.keys[..]) + size_of_val(&cache.values[..]))
-            .sum::<usize>();
+        cache_bytes += caches.map(attention::Cache::bytes).sum::<usize>();
     }
     Ok(GenerationTimes {
         prefill,
@@ -70,6 +70,8 @@ pub fn time_generation(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rag_tune_kernels::Compute;
+
     use crate::config::{LlamaConfig, ModelConfig};
 
     fn model() -> Llama {
@@ -96,8 +98,13 @@ mod tests {
         let prompts = [vec![1, 2, 3], vec![4, 5, 6]];
         let times = time_generation(&model(), &prompts, 4).unwrap();
         assert_eq!(times.decode_passes, 3);
-        // Caches of 4, 5 and 6 tokens; 2 rows, 2 layers, keys and values of 8 f32 each.
-        assert_eq!(times.cache_bytes, (4 + 5 + 6) * 2 * 2 * 2 * 8 * 4);
+        // Caches of 4, 5 and 6 tokens; 2 rows, 2 layers, keys and values of 8 numbers each.
+        let number = if model().compute() == Compute::F32 {
+            4
+        } else {
+            2
+        };
+        assert_eq!(times.cache_bytes, (4 + 5 + 6) * 2 * 2 * 2 * 8 * number);
         assert!(times.prefill > Duration::ZERO && times.decode > Duration::ZERO);
     }
 

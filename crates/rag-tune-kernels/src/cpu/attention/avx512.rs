@@ -1,0 +1,154 @@
+//! The tile kernels of bf16 on AVX-512 BF16.
+
+use std::arch::x86_64::{
+    __m256i, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_storeu_si512,
+};
+use std::mem::transmute;
+
+use half::bf16;
+
+use super::element::{BLOCK, Keep, LANES, Product, TILE_ROWS};
+use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
+use crate::cpu::gemm_bf16::is_supported;
+
+pub(super) fn multiply(product: &Product<'_, bf16>, out: &mut [f32]) {
+    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    let mut row = 0;
+    while row < product.rows {
+        // SAFETY: the processor has AVX-512 BF16; `Product::check` has compared all of the product's rows and
+        // columns with the lengths of its slices.
+        let rows = unsafe {
+            match product.rows - row {
+                1 => tile::<1>(product, row, out),
+                2 => tile::<2>(product, row, out),
+                3 => tile::<3>(product, row, out),
+                4 => tile::<4>(product, row, out),
+                5 => tile::<5>(product, row, out),
+                _ => tile::<TILE_ROWS>(product, row, out),
+            }
+        };
+        row += rows;
+    }
+}
+
+/// `ROWS` rows of the result from `first_row`; returns `ROWS`.
+///
+/// # Safety
+/// The product must have been checked, and have `ROWS` rows from `first_row`; the processor must have AVX-512 BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn tile<const ROWS: usize>(
+    product: &Product<'_, bf16>,
+    first_row: usize,
+    out: &mut [f32],
+) -> usize {
+    let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
+    let mut panel = product.panel.as_ptr();
+    let (row_stride, group_stride) = (product.left.row_stride, product.left.group_stride);
+    // SAFETY: rows below `product.rows` and groups below `product.groups` are inside `left` and `panel`, as checked.
+    unsafe {
+        let mut left = product.left.values.as_ptr().add(first_row * row_stride);
+        for _ in 0..product.groups {
+            let weights: [__m512bh; 4] = std::array::from_fn(|lane| {
+                transmute(_mm512_loadu_si512(panel.add(lane * 32).cast()))
+            });
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let pair = left.add(row * row_stride).cast::<i32>().read_unaligned();
+                let pair: __m512bh = transmute(_mm512_set1_epi32(pair));
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = _mm512_dpbf16_ps(*sum, pair, weights);
+                }
+            }
+            panel = panel.add(2 * BLOCK);
+            left = left.wrapping_add(group_stride);
+        }
+    }
+    for lane in 0..product.columns.div_ceil(16) {
+        let valid = (product.columns - lane * 16).min(16);
+        let mask = (0xffff_u32 >> (16 - valid)) as u16;
+        for (row, sums) in sums.iter().enumerate() {
+            let row = first_row + row;
+            // SAFETY: the mask keeps every access below `columns` of a row inside `out`, as checked.
+            unsafe {
+                let out = out.as_mut_ptr().add(row * product.out_stride + lane * 16);
+                let mut value = sums[lane];
+                if !matches!(product.keep, Keep::Nothing) {
+                    let factor = _mm512_set1_ps(product.factor(row));
+                    value = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, out), factor, value);
+                }
+                _mm512_mask_storeu_ps(out, mask, value);
+            }
+        }
+    }
+    ROWS
+}
+
+pub(super) fn softmax(tile: Softmax<'_, bf16>) {
+    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    // SAFETY: the processor has what the function is compiled for.
+    unsafe { softmax_here(tile) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+fn softmax_here(tile: Softmax<'_, bf16>) {
+    // SAFETY: the features of `interleave` are those of this function.
+    softmax_any(tile, |rows, to, lane| unsafe { interleave(rows, to, lane) });
+}
+
+pub(super) fn score_gradient(tile: ScoreGradient<'_, bf16>) {
+    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    // SAFETY: the processor has what the function is compiled for.
+    unsafe { score_gradient_here(tile) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+fn score_gradient_here(tile: ScoreGradient<'_, bf16>) {
+    score_gradient_any(
+        tile,
+        // SAFETY: the features of `narrow` are those of this function.
+        |row, to| unsafe { narrow(row, to) },
+        // SAFETY: the features of `interleave` are those of this function.
+        |rows, to, lane| unsafe { interleave(rows, to, lane) },
+    );
+}
+
+/// Two keys to a line of pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn interleave(rows: [&[f32; LANES]; 2], to: &mut [bf16], lane: usize) {
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut at = 0;
+        while at < 32 {
+            order[at] = (at / 2 + at % 2 * 16) as u16;
+            at += 1;
+        }
+        order
+    };
+    let to = &mut to[lane * 2 * LANES..][..2 * LANES];
+    // SAFETY: the rows have 16 values each, `ORDER` and `to` 32.
+    unsafe {
+        let (first, second) = (
+            _mm512_loadu_ps(rows[0].as_ptr()),
+            _mm512_loadu_ps(rows[1].as_ptr()),
+        );
+        let narrow: __m512i = transmute(_mm512_cvtne2ps_pbh(second, first));
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let pairs = _mm512_permutexvar_epi16(order, narrow);
+        _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+    }
+}
+
+/// 16 values to bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn narrow(row: &[f32; LANES], to: &mut [bf16]) {
+    assert_eq!(to.len(), LANES, "a line of values");
+    // SAFETY: `row` and `to` have 16 values each.
+    unsafe {
+        let narrow: __m256i = transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(row.as_ptr())));
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), narrow);
+    }
+}
