@@ -18,28 +18,35 @@ use memmap2::MmapMut;
 /// Buffers with fewer bytes are left to the allocator, which is good at them.
 const SMALLEST_POOLED_BYTES: usize = 1 << 16;
 
+/// So much the pool may always hold. Small models take buffers of many sizes by turns, few of which are in use at a
+/// time: without it, one would be given up for the other again and again.
+const ALWAYS_ALLOWED_BYTES: usize = 1 << 26;
+
 /// What all buffers share.
-static POOL: Pool = Pool::new();
+static POOL: Pool = Pool::new(ALWAYS_ALLOWED_BYTES);
 
 /// Memory that is mapped, in use or free.
 struct Pool(Mutex<Held>);
 
-/// What a pool holds. In use and free together never exceed the most that was in use at a time.
+/// What a pool holds. In use and free together never exceed the most that was in use at a time, or what is always
+/// allowed.
 struct Held {
     /// Free buffers by bytes.
     free: BTreeMap<usize, Vec<MmapMut>>,
     free_bytes: usize,
     in_use_bytes: usize,
     most_in_use_bytes: usize,
+    always_allowed_bytes: usize,
 }
 
 impl Pool {
-    const fn new() -> Self {
+    const fn new(always_allowed_bytes: usize) -> Self {
         Self(Mutex::new(Held {
             free: BTreeMap::new(),
             free_bytes: 0,
             in_use_bytes: 0,
             most_in_use_bytes: 0,
+            always_allowed_bytes,
         }))
     }
 
@@ -84,8 +91,9 @@ impl Held {
         let capacity = rounded_capacity(bytes);
         self.in_use_bytes += capacity;
         self.most_in_use_bytes = self.most_in_use_bytes.max(self.in_use_bytes);
-        while self.in_use_bytes + self.free_bytes > self.most_in_use_bytes {
-            let excess = self.in_use_bytes + self.free_bytes - self.most_in_use_bytes;
+        let allowed = self.most_in_use_bytes.max(self.always_allowed_bytes);
+        while self.in_use_bytes + self.free_bytes > allowed {
+            let excess = self.in_use_bytes + self.free_bytes - allowed;
             let enough = self.free.range(excess..).next();
             let Some((&size, _)) = enough.or_else(|| self.free.last_key_value()) else {
                 break;
@@ -227,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_pool_never_holds_more_than_was_once_in_use() {
-        let pool = Pool::new();
+        let pool = Pool::new(0);
         let (mut most_in_use, mut most_asked_for) = (0, 0);
         for round in 0..50 {
             let sizes = [
@@ -261,7 +269,7 @@ mod tests {
     /// Two kinds of buffers that are in use by turns: what is free is given up only where all would be too much.
     #[test]
     fn buffers_stay_while_there_is_room() {
-        let pool = Pool::new();
+        let pool = Pool::new(0);
         let (large, small) = (1 << 20, 1 << 17);
         let address = |buffer: &MmapMut| buffer.as_ptr() as usize;
         let both = [pool.take(large).unwrap(), pool.take(small).unwrap()];
@@ -274,6 +282,21 @@ mod tests {
                 pool.give_back(buffer);
             }
         }
+    }
+
+    /// Two kinds of buffers of which one is in use at a time.
+    #[test]
+    fn what_is_always_allowed_stays() {
+        let (large, small) = (1 << 20, 1 << 17);
+        let free_after_both = |pool: Pool| {
+            for size in [large, small] {
+                let buffer = pool.take(size).unwrap();
+                pool.give_back(buffer);
+            }
+            pool.held().free_bytes
+        };
+        assert_eq!(free_after_both(Pool::new(0)), small);
+        assert_eq!(free_after_both(Pool::new(1 << 21)), large + small);
     }
 
     #[test]
