@@ -160,15 +160,14 @@ fn multiply_panel(
     let columns = (target.stride - first_column).min(PANEL);
     for first_pair in (0..pairs).step_by(BLOCK_PAIRS) {
         let block_pairs = BLOCK_PAIRS.min(pairs - first_pair);
-        scratch.resize(block_pairs * PANEL * 2, bf16::ZERO);
-        weights.write_panel(panel, first_pair, scratch);
+        let block = weights.panel(panel, first_pair, block_pairs, scratch);
         let mut row = rows.start;
         while row < rows.end {
             let tile_rows = TILE_ROWS.min(rows.end - row);
             let tile = Tile {
                 a: &a.data[row * a.stride() + first_pair * 2..],
                 a_stride: a.stride(),
-                panel: scratch,
+                panel: block,
                 pairs: block_pairs,
                 columns,
                 scales: epilogue

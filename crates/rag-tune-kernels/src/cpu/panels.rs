@@ -69,6 +69,25 @@ impl PackedWeights<'_> {
         }
     }
 
+    /// Pairs `first_pair..first_pair + pairs` of panel `panel`: where they lie, if they lie as the product reads them,
+    /// else written to `scratch` by [`Self::write_panel`].
+    pub(crate) fn panel<'s>(
+        &'s self,
+        panel: usize,
+        first_pair: usize,
+        pairs: usize,
+        scratch: &'s mut Vec<bf16>,
+    ) -> &'s [bf16] {
+        let len = pairs * PANEL * 2;
+        if let (Codes::Bf16(values), Direction::Forward) = (self.codes, self.direction) {
+            let start = (panel * self.in_features.div_ceil(2) + first_pair) * PANEL * 2;
+            return &values[start..start + len];
+        }
+        scratch.resize(len, bf16::ZERO);
+        self.write_panel(panel, first_pair, scratch);
+        scratch
+    }
+
     /// Writes pairs `first_pair..first_pair + pairs` of panel `panel` as `[pairs][64][2]` into `to`.
     ///
     /// For the backward product `first_pair` must be a multiple of 32 (half a panel of `out`).
