@@ -7,6 +7,7 @@
 //!
 //! Activations are `[tokens, features]`, f32, with sequences packed end to end (see [`Sequences`]).
 
+pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
@@ -14,7 +15,9 @@ pub mod blockwise;
 mod buffer;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod encoder_attention;
 pub mod error;
+pub mod layer_norm;
 pub mod linear;
 pub mod matrix;
 pub mod nf4;

@@ -1,14 +1,18 @@
 //! CPU kernels. Arguments have been checked by the operation of the same name.
 
+pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod adamw_8bit;
 pub(crate) mod attention;
 pub(crate) mod convert;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
+pub(crate) mod encoder_attention;
 mod exp;
+mod fused;
 pub(crate) mod gemm_bf16;
 pub(crate) mod gemm_f32;
+pub(crate) mod layer_norm;
 mod nf4;
 mod panels;
 pub(crate) mod peak;

@@ -4,6 +4,7 @@
 
 mod attention;
 mod cross_entropy;
+mod encoder;
 mod linear;
 mod nearest;
 mod pointwise;
@@ -12,6 +13,7 @@ pub(crate) mod testing;
 
 pub use attention::{attention, attention_backward};
 pub use cross_entropy::cross_entropy;
+pub use encoder::{activation, encoder_attention, layer_norm};
 pub use linear::{QuantizedRows, linear, linear_backward, quantize_rows};
 pub use nearest::nearest_value;
 pub use pointwise::{adamw, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};
