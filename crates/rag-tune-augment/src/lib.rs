@@ -39,5 +39,5 @@ pub use leakage::LeakageReport;
 pub use manifest::Manifest;
 pub use progress::Progress;
 pub use retrieval_record::RetrievalRecord;
-pub use select::{Example, RetrievalConfig, Selector};
+pub use select::{EmbedderCompute, Example, RetrievalConfig, Selector};
 pub use task::{Scoring, Task, TaskError, TaskName};

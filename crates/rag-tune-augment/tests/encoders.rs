@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rag_tune_augment::embed::{self, Embedder};
-use rag_tune_augment::{AugmentError, Hub, RetrievalConfig};
+use rag_tune_augment::{AugmentError, EmbedderCompute, Hub, RetrievalConfig};
+use rag_tune_kernels::Compute;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -14,9 +15,18 @@ fn fixtures() -> PathBuf {
 }
 
 fn open(folder: &Path, prompt: &str) -> Result<Box<dyn Embedder>, AugmentError> {
+    open_in(EmbedderCompute::F32, folder, prompt)
+}
+
+fn open_in(
+    compute: EmbedderCompute,
+    folder: &Path,
+    prompt: &str,
+) -> Result<Box<dyn Embedder>, AugmentError> {
     let config = RetrievalConfig {
         embedder: folder.to_str().unwrap().into(),
         embedder_prompt: prompt.into(),
+        embedder_compute: compute,
         ..RetrievalConfig::default()
     };
     embed::open(&config, &Hub::from_env(None))
@@ -50,13 +60,13 @@ struct Case {
     vectors: Vec<Vec<f32>>,
 }
 
-fn check_golden(folder: &str) {
+fn check_golden(folder: &str, compute: EmbedderCompute, bound: f32) {
     let folder = fixtures().join(folder);
     let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
     let golden: Golden = serde_json::from_str(&golden).unwrap();
     let texts: Vec<&str> = golden.texts.iter().map(String::as_str).collect();
     for case in &golden.cases {
-        let embedder = open(&folder.join(&case.model), &case.prompt).unwrap();
+        let embedder = open_in(compute, &folder.join(&case.model), &case.prompt).unwrap();
         let made = vectors(&*embedder, &texts);
         for ((text, made), expected) in texts.iter().zip(&made).zip(&case.vectors) {
             assert_eq!(made.len(), expected.len());
@@ -66,7 +76,7 @@ fn check_golden(folder: &str) {
                 .fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
             let Case { model, prompt, .. } = case;
             assert!(
-                largest < 1e-5,
+                largest < bound,
                 "{model} {prompt:?} {text:?} is off by {largest}: {made:?}"
             );
         }
@@ -75,12 +85,16 @@ fn check_golden(folder: &str) {
 
 #[test]
 fn every_family_and_pooling_equals_sentence_transformers() {
-    check_golden("encoders");
+    check_golden("encoders", EmbedderCompute::F32, 1e-5);
+    if Compute::Bf16.is_supported() {
+        // bf16 has 8 bits, and the vectors are of length 1.
+        check_golden("encoders", EmbedderCompute::Bf16, 2e-2);
+    }
 }
 
 #[test]
 fn static_embeddings_equal_model2vec() {
-    check_golden("static");
+    check_golden("static", EmbedderCompute::Auto, 1e-5);
 }
 
 #[test]
@@ -94,6 +108,29 @@ fn the_prompt_is_part_of_the_fingerprint() {
         fingerprint("passage: "),
         "by name or literally"
     );
+}
+
+/// Vectors of two precisions never meet in a cache or a store: both are found by the fingerprint.
+#[test]
+fn the_compute_is_part_of_the_fingerprint() {
+    let folder = fixtures().join("encoders/bge");
+    let fingerprint = |compute| {
+        let embedder = open_in(compute, &folder, "").unwrap();
+        embedder.fingerprint().to_owned()
+    };
+    let [auto, f32, bf16] = [
+        EmbedderCompute::Auto,
+        EmbedderCompute::F32,
+        EmbedderCompute::Bf16,
+    ]
+    .map(fingerprint);
+    assert_ne!(f32, bf16);
+    let best = if Compute::Bf16.is_supported() {
+        bf16
+    } else {
+        f32
+    };
+    assert_eq!(auto, best);
 }
 
 #[test]

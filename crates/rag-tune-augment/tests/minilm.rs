@@ -17,6 +17,7 @@ use rag_tune_augment::embed::{BertEmbedder, Embedder, VectorCache};
 use rag_tune_augment::{
     AugmentRequest, DataConfig, Hub, RetrievalConfig, Task, augment, read_augmented,
 };
+use rag_tune_kernels::Compute;
 use serde::Deserialize;
 
 /// `tests/fixtures/golden_minilm.json`.
@@ -32,15 +33,22 @@ fn vectors_equal_those_of_sentence_transformers() {
     let Some(mirror) = mirror_with(&[MODEL]) else {
         return;
     };
+    // f32 sums of another order differ by about 1e-6; bf16 has 8 bits, and the vectors are of length 1.
+    for (compute, bound) in [(Compute::F32, 2e-5), (Compute::Bf16, 4e-3)] {
+        if compute.is_supported() {
+            check_golden(&mirror.join(MODEL), compute, bound);
+        }
+    }
+}
+
+fn check_golden(folder: &Path, compute: Compute, bound: f32) {
     let golden: Golden = serde_json::from_str(include_str!("fixtures/golden_minilm.json")).unwrap();
-    let folder = mirror.join(MODEL);
     let texts: Vec<&str> = golden.texts.iter().map(String::as_str).collect();
-    let embedder = BertEmbedder::open(&folder, "").unwrap();
+    let embedder = BertEmbedder::open(folder, "", compute).unwrap();
     let mut nothing_known = VectorCache::open(None, embedder.fingerprint()).unwrap();
     let vectors = nothing_known.embed(&embedder, &texts, &()).unwrap();
 
-    // f32 sums of another order differ by about 1e-6.
-    let close = |a: f32, b: f32| (a - b).abs() < 2e-5;
+    let close = |a: f32, b: f32| (a - b).abs() < bound;
     for (index, text) in texts.iter().enumerate() {
         let expected = &golden.first_components[index];
         let first = &vectors.row(index)[..expected.len()];

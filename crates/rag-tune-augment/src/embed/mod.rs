@@ -8,6 +8,7 @@ mod vector_file;
 
 use std::path::Path;
 
+use rag_tune_kernels::Compute;
 use serde::de::DeserializeOwned;
 
 pub use bert::BertEmbedder;
@@ -16,7 +17,7 @@ pub use endpoint::{EndpointEmbedder, EndpointError, Limits, RetryPolicy};
 pub use static_vectors::StaticEmbedder;
 pub use vector_file::{VectorFile, VectorFileError};
 
-use crate::{AugmentError, Hub, RetrievalConfig};
+use crate::{AugmentError, EmbedderCompute, Hub, RetrievalConfig};
 
 /// What turns texts into vectors.
 pub trait Embedder: Send + Sync {
@@ -82,7 +83,17 @@ pub fn open(config: &RetrievalConfig, hub: &Hub) -> Result<Box<dyn Embedder>, Au
     Ok(Box::new(BertEmbedder::open(
         &folder,
         &config.embedder_prompt,
+        encoder_compute(config.embedder_compute),
     )?))
+}
+
+fn encoder_compute(wanted: EmbedderCompute) -> Compute {
+    match wanted {
+        EmbedderCompute::F32 => Compute::F32,
+        EmbedderCompute::Bf16 => Compute::Bf16,
+        EmbedderCompute::Auto if Compute::Bf16.is_supported() => Compute::Bf16,
+        EmbedderCompute::Auto => Compute::F32,
+    }
 }
 
 /// Vectors, one per text: `[texts, dimension]`, row-major.

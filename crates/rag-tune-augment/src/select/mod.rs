@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bm25::Bm25Selector;
 pub use condition::check_condition;
-pub use config::{NoiseDraw, Order, RetrievalConfig, Selector, StoreKind};
+pub use config::{EmbedderCompute, NoiseDraw, Order, RetrievalConfig, Selector, StoreKind};
 pub use constraints::{Constraints, QueryConstraints};
 pub use error::SelectError;
 pub use hybrid::HybridSelector;

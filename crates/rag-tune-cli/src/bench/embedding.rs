@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use rag_tune_augment::{RetrievalConfig, embed as embedders};
+use rag_tune_augment::{EmbedderCompute, RetrievalConfig, embed as embedders};
 
 use super::figures::{Column, Figures};
+use super::subject::setting;
 use super::timing::TimingArgs;
 use crate::commands::HubArgs;
 use crate::files::write_atomically;
@@ -19,6 +20,9 @@ pub struct EmbeddingArgs {
     /// The embedding model: a hub id or folder
     #[arg(long, value_name = "MODEL", default_value_t = RetrievalConfig::default().embedder)]
     base: String,
+    /// As `retrieval.embedder_compute` in a config
+    #[arg(long, default_value = "auto", value_parser = setting::<EmbedderCompute>)]
+    compute: EmbedderCompute,
     /// Sentences at a time
     #[arg(long, value_name = "N", default_value = "4000")]
     sentences: NonZeroUsize,
@@ -50,6 +54,7 @@ pub fn embed(args: &EmbeddingArgs, out: &mut Output) -> anyhow::Result<()> {
     }
     let config = RetrievalConfig {
         embedder: args.base.clone(),
+        embedder_compute: args.compute,
         ..Default::default()
     };
     let embedder = embedders::open(&config, &args.hub.hub())

@@ -42,7 +42,7 @@ pub struct SubjectArgs {
 }
 
 /// A value as the config's key of the same name takes it.
-fn setting<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+pub fn setting<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     serde_json::from_value(Value::from(text))
 }
 

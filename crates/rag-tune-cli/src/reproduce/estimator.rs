@@ -183,6 +183,7 @@ impl<'a> Estimator<'a> {
         let key = key(&json!([
             config.retrieval.embedder,
             config.retrieval.embedder_prompt,
+            config.retrieval.embedder_compute,
             config.data,
             rayon::current_num_threads(),
         ]));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rag_tune_kernels::activation::Activation;
 use serde::Deserialize;
 
 use crate::AugmentError;
@@ -32,16 +33,6 @@ pub(super) enum Family {
     Bert,
     DistilBert,
     MpNet,
-}
-
-/// What lies between the two halves of the feed-forward block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
-    /// `x / 2 * (1 + erf(x / sqrt 2))`.
-    Gelu,
-    /// Its approximation through tanh.
-    GeluTanh,
-    Relu,
 }
 
 /// `config.json`; the aliases are DistilBERT's.
@@ -115,7 +106,7 @@ impl Architecture {
             layers: config.num_hidden_layers,
             heads: config.num_attention_heads,
             intermediate_size: config.intermediate_size,
-            activation: Activation::named(&config.hidden_act).ok_or_else(|| {
+            activation: activation_named(&config.hidden_act).ok_or_else(|| {
                 unsupported(path, format!("its activation is `{}`", config.hidden_act))
             })?,
             layer_norm_eps: config.layer_norm_eps,
@@ -225,14 +216,12 @@ pub(super) struct LayerNames {
     pub norm: String,
 }
 
-impl Activation {
-    fn named(name: &str) -> Option<Self> {
-        match name {
-            "gelu" | "gelu_python" => Some(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Self::GeluTanh),
-            "relu" => Some(Self::Relu),
-            _ => None,
-        }
+fn activation_named(name: &str) -> Option<Activation> {
+    match name {
+        "gelu" | "gelu_python" => Some(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Activation::GeluTanh),
+        "relu" => Some(Activation::Relu),
+        _ => None,
     }
 }
 

@@ -5,11 +5,15 @@
 
 use std::path::Path;
 
+use rag_tune_kernels::encoder_attention::DistanceBias;
+use rag_tune_kernels::layer_norm::LayerNorm;
+use rag_tune_kernels::{
+    Compute, KernelError, Sequences, Tensor, activation, encoder_attention, layer_norm,
+};
+
 use super::architecture::{Architecture, Family};
-use super::attention::{Attention, RelativeBias};
-use super::elementwise::{activate, add_and_norm, norm};
-use super::linear::Linear;
-use super::weights::Weights;
+use super::distance::distance_bias;
+use super::weights::{Linear, Weights};
 use crate::AugmentError;
 
 /// An encoder's weights.
@@ -19,8 +23,8 @@ pub(super) struct Encoder {
     words: Vec<f32>,
     /// `[positions, hidden_size]`: the embedding of a position, and of the first token type where there are types.
     positions: Vec<f32>,
-    norm: [Vec<f32>; 2],
-    relative: Option<RelativeBias>,
+    norm: LayerNorm,
+    distance_bias: Option<DistanceBias>,
     layers: Vec<Layer>,
 }
 
@@ -28,20 +32,24 @@ struct Layer {
     /// Side by side: `[3 * hidden_size, hidden_size]`.
     query_key_value: Linear,
     output: Linear,
-    attention_norm: [Vec<f32>; 2],
+    attention_norm: LayerNorm,
     up: Linear,
     down: Linear,
-    norm: [Vec<f32>; 2],
+    norm: LayerNorm,
 }
 
 const WORDS: &str = "embeddings.word_embeddings.weight";
 
 impl Encoder {
-    /// Reads the weights.
+    /// Reads the weights, for products in `compute`.
     ///
     /// # Errors
     /// [`AugmentError::Read`]; [`AugmentError::Embedder`] for a tensor that is missing or has another shape.
-    pub(super) fn load(path: &Path, architecture: &Architecture) -> Result<Self, AugmentError> {
+    pub(super) fn load(
+        path: &Path,
+        architecture: &Architecture,
+        compute: Compute,
+    ) -> Result<Self, AugmentError> {
         let weights = Weights::open(path, WORDS)?;
         let hidden = architecture.hidden_size;
         let position_shape = [architecture.positions, hidden];
@@ -53,18 +61,19 @@ impl Encoder {
                 add(position, &types[..hidden.min(types.len())]);
             }
         }
-        let relative = architecture.relative_buckets.map(|buckets| {
+        let distance_bias = architecture.relative_buckets.map(|buckets| {
             let name = "encoder.relative_attention_bias.weight";
             let table = weights.tensor(name, &[buckets, architecture.heads])?;
-            Ok::<_, AugmentError>(RelativeBias::new(table, buckets))
+            let longest = architecture.max_tokens();
+            Ok::<_, AugmentError>(distance_bias(&table, buckets, longest))
         });
-        let layers =
-            (0..architecture.layers).map(|layer| Layer::load(&weights, architecture, layer));
+        let layers = (0..architecture.layers)
+            .map(|layer| Layer::load(&weights, architecture, layer, compute));
         Ok(Self {
             words: weights.table(WORDS, hidden)?,
             positions,
-            norm: weights.norm("embeddings.LayerNorm", hidden)?,
-            relative: relative.transpose()?,
+            norm: weights.norm("embeddings.LayerNorm", hidden, architecture.layer_norm_eps)?,
+            distance_bias: distance_bias.transpose()?,
             layers: layers.collect::<Result<_, _>>()?,
             architecture: architecture.clone(),
         })
@@ -79,23 +88,24 @@ impl Encoder {
     ///
     /// # Errors
     /// A token that the model has no embedding for, a text that is too long: the tokenizer belongs to another model.
-    pub(super) fn forward(&self, texts: &[Vec<u32>]) -> Result<Vec<f32>, String> {
-        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-        let mut x = self.embed(texts)?;
-        if x.is_empty() {
-            return Ok(x);
-        }
-        let attention = Attention {
-            hidden_size: self.hidden_size(),
-            heads: self.architecture.heads,
-            relative: self.relative.as_ref(),
-        };
+    pub(super) fn forward(&self, texts: &[Vec<u32>]) -> Result<Tensor, String> {
+        let x = self.embed(texts)?;
+        self.layers(x, texts).map_err(|error| error.to_string())
+    }
+
+    fn layers(&self, embedded: Vec<f32>, texts: &[Vec<u32>]) -> Result<Tensor, KernelError> {
+        let hidden = self.hidden_size();
+        let lengths = texts.iter().map(Vec::len).filter(|length| *length > 0);
+        let sequences = Sequences::from_lengths(&lengths.collect::<Vec<_>>())?;
+        let mut x = Tensor::from_vec(sequences.tokens(), hidden, embedded)?;
+        layer_norm::forward(&mut x, &self.norm)?;
         for layer in &self.layers {
-            x = layer.forward(x, &lengths, attention, &self.architecture);
+            x = layer.forward(&x, &sequences, self)?;
         }
         Ok(x)
     }
 
+    /// The sum of each token's and its position's embedding.
     fn embed(&self, texts: &[Vec<u32>]) -> Result<Vec<f32>, String> {
         let hidden = self.hidden_size();
         let vocabulary = self.words.len() / hidden;
@@ -117,12 +127,6 @@ impl Encoder {
                 add(&mut x[start..], &self.positions[row..][..hidden]);
             }
         }
-        norm(
-            &mut x,
-            &self.norm[0],
-            &self.norm[1],
-            self.architecture.layer_norm_eps,
-        );
         Ok(x)
     }
 }
@@ -132,44 +136,50 @@ impl Layer {
         weights: &Weights,
         architecture: &Architecture,
         layer: usize,
+        compute: Compute,
     ) -> Result<Self, AugmentError> {
         let names = architecture.layer_names(layer);
+        let eps = architecture.layer_norm_eps;
         let (hidden, wide) = (architecture.hidden_size, architecture.intermediate_size);
         let query_key_value = names.query_key_value.each_ref().map(String::as_str);
-        let linear = |names: &[&str], inputs, outputs| weights.linear(names, inputs, outputs);
+        let linear =
+            |names: &[&str], inputs, outputs| weights.linear(names, inputs, outputs, compute);
         Ok(Self {
             query_key_value: linear(&query_key_value, hidden, hidden)?,
             output: linear(&[&names.output], hidden, hidden)?,
-            attention_norm: weights.norm(&names.attention_norm, hidden)?,
+            attention_norm: weights.norm(&names.attention_norm, hidden, eps)?,
             up: linear(&[&names.up], hidden, wide)?,
             down: linear(&[&names.down], wide, hidden)?,
-            norm: weights.norm(&names.norm, hidden)?,
+            norm: weights.norm(&names.norm, hidden, eps)?,
         })
     }
 
-    /// `x` is `[tokens, hidden_size]`.
+    /// `x` is `[tokens, hidden_size]`, and so is the result.
     fn forward(
         &self,
-        x: Vec<f32>,
-        lengths: &[usize],
-        attention: Attention<'_>,
-        architecture: &Architecture,
-    ) -> Vec<f32> {
-        let eps = architecture.layer_norm_eps;
-        let context = attention.forward(&self.query_key_value.forward(&x), lengths);
-        let mut attended = self.output.forward(&context);
-        add_and_norm(
-            &mut attended,
-            &x,
-            &self.attention_norm[0],
-            &self.attention_norm[1],
-            eps,
-        );
-        let mut wide = self.up.forward(&attended);
-        activate(&mut wide, architecture.activation);
-        let mut y = self.down.forward(&wide);
-        add_and_norm(&mut y, &attended, &self.norm[0], &self.norm[1], eps);
-        y
+        x: &Tensor,
+        sequences: &Sequences,
+        encoder: &Encoder,
+    ) -> Result<Tensor, KernelError> {
+        let Encoder {
+            architecture,
+            distance_bias,
+            ..
+        } = encoder;
+        let context = encoder_attention::forward(
+            &self.query_key_value.forward(x)?,
+            &self.query_key_value.bias,
+            sequences,
+            architecture.heads,
+            distance_bias.as_ref(),
+        )?;
+        let mut attended = self.output.forward(&context)?;
+        layer_norm::add_forward(&mut attended, &self.output.bias, x, &self.attention_norm)?;
+        let mut wide = self.up.forward(&attended)?;
+        activation::forward(&mut wide, &self.up.bias, architecture.activation)?;
+        let mut y = self.down.forward(&wide)?;
+        layer_norm::add_forward(&mut y, &self.down.bias, &attended, &self.norm)?;
+        Ok(y)
     }
 }
 
@@ -182,7 +192,7 @@ fn add(to: &mut [f32], what: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device};
     use candle_nn::VarBuilder;
     use candle_transformers::models::bert::BertModel;
 
@@ -194,7 +204,7 @@ mod tests {
             VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
         let model = BertModel::load(builder, &serde_json::from_slice(&config).unwrap()).unwrap();
         let of_text = |ids: &Vec<u32>| {
-            let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
+            let ids = candle_core::Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
             let hidden = model
                 .forward(&ids, &ids.zeros_like().unwrap(), None)
                 .unwrap();
@@ -239,8 +249,13 @@ mod tests {
                     .collect::<Vec<_>>(),
             );
             let architecture = Architecture::read(&folder.join("config.json")).unwrap();
-            let encoder = Encoder::load(&folder.join("model.safetensors"), &architecture).unwrap();
-            let largest = largest_difference(&encoder.forward(&texts).unwrap(), &expected);
+            let encoder = Encoder::load(
+                &folder.join("model.safetensors"),
+                &architecture,
+                Compute::F32,
+            )
+            .unwrap();
+            let largest = largest_difference(encoder.forward(&texts).unwrap().data(), &expected);
             assert!(largest < 1e-5, "{} is off by {largest}", folder.display());
         }
     }
@@ -250,21 +265,34 @@ mod tests {
     fn a_texts_hidden_states_do_not_depend_on_its_neighbours() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders/mpnet");
         let architecture = Architecture::read(&folder.join("config.json")).unwrap();
-        let encoder = Encoder::load(&folder.join("model.safetensors"), &architecture).unwrap();
+        let encoder = Encoder::load(
+            &folder.join("model.safetensors"),
+            &architecture,
+            Compute::F32,
+        )
+        .unwrap();
         let texts = texts(100, &[5, 40, 1, 17]);
         let alone: Vec<f32> = texts
             .iter()
-            .flat_map(|text| encoder.forward(std::slice::from_ref(text)).unwrap())
+            .flat_map(|text| {
+                let hidden = encoder.forward(std::slice::from_ref(text)).unwrap();
+                hidden.into_vec()
+            })
             .collect();
         let together = encoder.forward(&texts).unwrap();
-        assert!(largest_difference(&alone, &together) < 1e-5);
+        assert!(largest_difference(&alone, together.data()) < 1e-5);
     }
 
     #[test]
     fn a_tokenizer_of_another_model_is_an_error() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders/bge");
         let architecture = Architecture::read(&folder.join("config.json")).unwrap();
-        let encoder = Encoder::load(&folder.join("model.safetensors"), &architecture).unwrap();
+        let encoder = Encoder::load(
+            &folder.join("model.safetensors"),
+            &architecture,
+            Compute::F32,
+        )
+        .unwrap();
         let problem = encoder.forward(&[vec![5, 160]]).unwrap_err();
         assert_eq!(
             problem,

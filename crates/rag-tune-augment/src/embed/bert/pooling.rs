@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use rag_tune_kernels::{Compute, Tensor};
 use serde::Deserialize;
 
 use super::folder::{Folder, Step};
-use super::linear::Linear;
-use super::weights::Weights;
+use super::weights::{Linear, Weights};
 use crate::AugmentError;
 use crate::embed::{normalise, read_json, unsupported};
 
@@ -132,41 +132,61 @@ impl Head {
     /// # Shapes
     /// - `hidden`: `[tokens, hidden_size]`, texts end to end; `lengths`: tokens of each text
     /// - returns `[texts, dimension]`
-    pub(super) fn vectors(&self, hidden: &[f32], lengths: impl Iterator<Item = usize>) -> Vec<f32> {
-        let mut vectors = Vec::new();
-        let mut rest = hidden;
+    pub(super) fn vectors(&self, hidden: &Tensor, lengths: &[usize]) -> Result<Vec<f32>, String> {
+        let (mut pooled, mut rest) = (Vec::new(), hidden.data());
         for tokens in lengths {
             let (states, others) = rest.split_at(tokens * self.hidden_size);
             rest = others;
-            if states.is_empty() {
-                // An empty text, of a tokenizer that adds nothing: near to no text at all.
-                vectors.resize(vectors.len() + self.dimension, 0.0);
-            } else {
-                vectors.extend(self.vector(states));
+            if !states.is_empty() {
+                let modes = self.pooling.iter();
+                pooled.extend(modes.flat_map(|pooling| pooling.pool(states, self.hidden_size)));
             }
         }
-        vectors
-    }
-
-    fn vector(&self, states: &[f32]) -> Vec<f32> {
-        let pooled = self.pooling.iter();
-        let mut vector: Vec<f32> = pooled
-            .flat_map(|pooling| pooling.pool(states, self.hidden_size))
-            .collect();
+        let width = self.hidden_size * self.pooling.len();
+        let mut vectors = Tensor::from_vec(pooled.len() / width, width, pooled)
+            .map_err(|error| error.to_string())?;
         for step in &self.steps {
             match step {
-                LoadedStep::Normalize => normalise(&mut vector),
+                LoadedStep::Normalize => normalise_rows(&mut vectors),
                 LoadedStep::Dense { linear, tanh } => {
-                    vector = linear.forward(&vector);
-                    if *tanh {
-                        vector.iter_mut().for_each(|x| *x = x.tanh());
+                    vectors = linear
+                        .forward(&vectors)
+                        .map_err(|error| error.to_string())?;
+                    let rows = vectors.data_mut().chunks_exact_mut(linear.bias.len());
+                    for (x, bias) in rows.flat_map(|row| row.iter_mut().zip(&linear.bias)) {
+                        *x += bias;
+                        if *tanh {
+                            *x = x.tanh();
+                        }
                     }
                 }
             }
         }
-        normalise(&mut vector);
-        vector
+        normalise_rows(&mut vectors);
+        Ok(self.with_empty_texts(&vectors, lengths))
     }
+
+    /// An empty text, of a tokenizer that adds nothing, is zero: near to no text at all.
+    fn with_empty_texts(&self, vectors: &Tensor, lengths: &[usize]) -> Vec<f32> {
+        let mut all = Vec::with_capacity(lengths.len() * self.dimension);
+        let mut rows = vectors.data().chunks_exact(self.dimension);
+        for tokens in lengths {
+            if *tokens == 0 {
+                all.resize(all.len() + self.dimension, 0.0);
+            } else {
+                all.extend_from_slice(rows.next().expect("a vector for every text of tokens"));
+            }
+        }
+        all
+    }
+}
+
+fn normalise_rows(vectors: &mut Tensor) {
+    let width = vectors.cols();
+    vectors
+        .data_mut()
+        .chunks_exact_mut(width)
+        .for_each(normalise);
 }
 
 /// `dimension` is that of what goes in, and becomes that of what comes out.
@@ -210,7 +230,9 @@ fn load_dense(folder: &Path, dimension: &mut usize) -> Result<LoadedStep, Augmen
         false => vec![0.0; config.out_features],
     };
     *dimension = config.out_features;
-    let linear = Linear::new(weight, bias, config.in_features);
+    // One row a text: nothing is won by less than f32.
+    let linear = Linear::new(weight, bias, config.in_features, Compute::F32);
+    let linear = linear.map_err(|error| unsupported(folder, error.to_string()))?;
     Ok(LoadedStep::Dense { linear, tanh })
 }
 

@@ -5,9 +5,46 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device};
 
-use super::linear::Linear;
+use rag_tune_kernels::layer_norm::LayerNorm;
+use rag_tune_kernels::linear::Input;
+use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor, linear};
+
 use crate::AugmentError;
 use crate::embed::candle_message;
+
+/// A linear layer `y = x W^T + b`.
+pub(super) struct Linear {
+    /// `W`: `[out, in]`.
+    weight: Matrix,
+    /// `b`: `[out]`. [`Self::forward`] leaves it to what follows, which reads the result anyway.
+    pub(super) bias: Vec<f32>,
+    compute: Compute,
+}
+
+impl Linear {
+    /// From `weight` `[out, in]` and `bias` `[out]`.
+    pub(super) fn new(
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        inputs: usize,
+        compute: Compute,
+    ) -> Result<Self, KernelError> {
+        let weight = match compute {
+            Compute::F32 => Matrix::f32(bias.len(), inputs, weight),
+            Compute::Bf16 => Matrix::bf16(bias.len(), inputs, &weight),
+        };
+        Ok(Self {
+            weight: weight?,
+            bias,
+            compute,
+        })
+    }
+
+    /// `x W^T`: `[rows, in]` to `[rows, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, KernelError> {
+        linear::forward(&Input::new(x, self.compute)?, &self.weight)
+    }
+}
 
 /// An opened `.safetensors` file.
 pub(super) struct Weights {
@@ -62,24 +99,34 @@ impl Weights {
         names: &[&str],
         inputs: usize,
         outputs: usize,
+        compute: Compute,
     ) -> Result<Linear, AugmentError> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for name in names {
             weight.extend(self.tensor(&format!("{name}.weight"), &[outputs, inputs])?);
             bias.extend(self.tensor(&format!("{name}.bias"), &[outputs])?);
         }
-        Ok(Linear::new(weight, bias, inputs))
+        Linear::new(weight, bias, inputs, compute).map_err(|error| self.failed(error.to_string()))
     }
 
     /// `weight` and `bias` of a layer norm; old checkpoints call them `gamma` and `beta`.
-    pub(super) fn norm(&self, name: &str, size: usize) -> Result<[Vec<f32>; 2], AugmentError> {
+    pub(super) fn norm(
+        &self,
+        name: &str,
+        size: usize,
+        eps: f32,
+    ) -> Result<LayerNorm, AugmentError> {
         let either = |new: &str, old: &str| {
             self.any_of(
                 &[&format!("{name}.{new}"), &format!("{name}.{old}")],
                 &[size],
             )
         };
-        Ok([either("weight", "gamma")?, either("bias", "beta")?])
+        Ok(LayerNorm {
+            weight: either("weight", "gamma")?,
+            bias: either("bias", "beta")?,
+            eps,
+        })
     }
 
     /// Whether there is a tensor of this name.
@@ -87,11 +134,13 @@ impl Weights {
         self.tensors.get(&format!("{}{name}", self.prefix)).is_ok()
     }
 
+    fn failed(&self, problem: String) -> AugmentError {
+        let path = self.path.clone();
+        AugmentError::Embedder { path, problem }
+    }
+
     fn any_of(&self, names: &[&str], shape: &[usize]) -> Result<Vec<f32>, AugmentError> {
-        let failed = |problem| AugmentError::Embedder {
-            path: self.path.clone(),
-            problem,
-        };
+        let failed = |problem| self.failed(problem);
         let name = names
             .iter()
             .find(|name| self.has(name))
