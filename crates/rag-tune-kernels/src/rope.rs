@@ -3,8 +3,11 @@
 //! Pair `(x[i], x[i + d/2])` of a head turns by `position * theta^(-2i/d)`. The backward pass turns
 //! by the negative angle.
 
+use crate::buffer::Buffer;
 use crate::cpu;
 use crate::error::{KernelError, check_shape};
+use crate::matrix::Compute;
+use crate::stored::Stored;
 use crate::tensor::Tensor;
 
 /// Cosines and sines of every position up to a limit.
@@ -61,6 +64,48 @@ impl RopeTable {
     /// # Errors
     /// [`KernelError`] if the shapes do not fit or a position is not in the table.
     pub fn apply(&self, x: &mut Tensor, positions: &[u32], turn: Turn) -> Result<(), KernelError> {
+        self.check(x, positions)?;
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+        let cols = x.cols();
+        let table = self.table(sign);
+        cpu::rope::apply(x.data_mut(), cols, positions, table);
+        Ok(())
+    }
+
+    /// `x` with every head turned forward, as it waits for the backward pass: [`RopeTable::apply`] and [`Stored::new`] in one.
+    ///
+    /// # Shapes
+    /// As [`RopeTable::apply`].
+    ///
+    /// # Errors
+    /// As [`RopeTable::apply`].
+    pub fn store(
+        &self,
+        mut x: Tensor,
+        positions: &[u32],
+        compute: Compute,
+    ) -> Result<Stored, KernelError> {
+        if compute == Compute::F32 {
+            self.apply(&mut x, positions, Turn::Forward)?;
+            return Ok(Stored::new(x, compute));
+        }
+        self.check(&x, positions)?;
+        let [rows, cols] = x.shape();
+        let mut values = Buffer::stale(rows * cols);
+        cpu::rope::narrow(x.data(), cols, positions, self.table(1.0), &mut values);
+        Ok(Stored::from_bf16(rows, cols, values))
+    }
+
+    fn table(&self, sign: f32) -> cpu::rope::Table<'_> {
+        cpu::rope::Table {
+            cos: &self.cos,
+            sin: &self.sin,
+            head_dim: self.head_dim,
+            sign,
+        }
+    }
+
+    fn check(&self, x: &Tensor, positions: &[u32]) -> Result<(), KernelError> {
         check_shape("rope", "positions", &[positions.len()], &[x.rows()])?;
         if !x.cols().is_multiple_of(self.head_dim) {
             let problem = format!(
@@ -83,17 +128,6 @@ impl RopeTable {
                 problem,
             });
         }
-        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        let cols = x.cols();
-        cpu::rope::apply(
-            x.data_mut(),
-            cols,
-            positions,
-            &self.cos,
-            &self.sin,
-            self.head_dim,
-            sign,
-        );
         Ok(())
     }
 }
@@ -116,6 +150,20 @@ mod tests {
             .apply(&mut turned, &positions, Turn::Backward)
             .unwrap();
         assert!(max_error(&turned, &x) < 1e-6);
+    }
+
+    #[test]
+    fn storing_is_turning_and_rounding() {
+        let table = RopeTable::new(12, 50, 10_000.0);
+        let positions: Vec<u32> = (0..70).map(|row| row * 7 % 50).collect();
+        let x = noise(70, 36, 1);
+        for compute in [Compute::F32, Compute::Bf16] {
+            let mut turned = x.clone();
+            table.apply(&mut turned, &positions, Turn::Forward).unwrap();
+            let expected = Stored::new(turned, compute).into_tensor();
+            let stored = table.store(x.clone(), &positions, compute).unwrap();
+            assert_eq!(stored.into_tensor(), expected, "{compute:?}");
+        }
     }
 
     #[test]

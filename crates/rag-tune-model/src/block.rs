@@ -158,11 +158,10 @@ impl Block {
     ) -> Result<AttentionInputs, KernelError> {
         let normed = rms_norm::forward(x, &self.attention_norm, context.eps)?;
         let group = self.group(context, Site::AttentionInput);
-        let ([mut q, mut k, v], downs) = group.forward(&normed, self.qkv_layers(context))?;
+        let ([q, k, v], downs) = group.forward(&normed, self.qkv_layers(context))?;
         let (rope, positions) = (context.rope, context.positions);
-        rope.apply(&mut q, positions, Turn::Forward)?;
-        rope.apply(&mut k, positions, Turn::Forward)?;
-        let [q, k, v] = [q, k, v].map(|tensor| Stored::new(tensor, context.compute));
+        let [q, k] = [q, k].map(|tensor| rope.store(tensor, positions, context.compute));
+        let (q, k, v) = (q?, k?, Stored::new(v, context.compute));
         Ok(AttentionInputs {
             q,
             k,
@@ -175,15 +174,15 @@ impl Block {
     /// `h = x + o_proj(attended)`
     fn add_attention(
         &self,
-        mut x: Tensor,
+        x: &Tensor,
         attended: &Stored,
         context: BlockContext<'_>,
     ) -> Result<(Tensor, Downs), KernelError> {
         let group = self.group(context, Site::AttentionOutput);
         let attended = attended.widened();
-        let ([out], downs) = group.forward(&attended, [self.adapted(context, Projection::O)])?;
-        x.add_assign(&out)?;
-        Ok((x, downs))
+        let ([mut h], downs) = group.forward(&attended, [self.adapted(context, Projection::O)])?;
+        h.add_assign(x)?;
+        Ok((h, downs))
     }
 
     /// `y = h + mlp(h)`
@@ -219,8 +218,8 @@ impl Block {
         attended: Stored,
         context: BlockContext<'_>,
     ) -> Result<Tensor, KernelError> {
-        let (h, _) = self.add_attention(x, &attended, context)?;
-        drop(attended);
+        let (h, _) = self.add_attention(&x, &attended, context)?;
+        drop((x, attended));
         Ok(self.add_mlp(&h, context)?.0)
     }
 
@@ -272,7 +271,7 @@ impl Block {
             normed,
         } = inputs;
         let normed = all(normed);
-        let (h, o_down) = self.add_attention(x.clone(), &out, context)?;
+        let (h, o_down) = self.add_attention(&x, &out, context)?;
         let attention = AttentionSaved {
             x,
             normed,
@@ -311,7 +310,7 @@ impl Block {
         tell(Operation::VProj, &attention.v.widened());
         let attended = attention::forward(attention.qkv(), sequences, context.heads)?.out;
         tell(Operation::Attention, &attended.widened());
-        let (h, _) = self.add_attention(x, &attended, context)?;
+        let (h, _) = self.add_attention(&x, &attended, context)?;
         tell(Operation::OProj, &h);
         let (y, mlp) = self.add_mlp(&h, context)?;
         tell(Operation::GateProj, &mlp.gate.into_tensor());

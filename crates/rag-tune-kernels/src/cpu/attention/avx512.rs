@@ -12,7 +12,16 @@ use half::bf16;
 
 use super::element::{BLOCK, Keep, LANES, Product, TILE_ROWS};
 use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
-use crate::cpu::gemm_bf16::is_supported;
+
+/// Whether this processor has what the functions here are compiled for.
+pub(super) fn is_supported() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512vl")
+        && has!("avx512dq")
+        && has!("avx512bf16")
+}
 
 pub(super) fn multiply(product: &Product<'_, bf16>, out: &mut [f32]) {
     assert!(is_supported(), "the processor lacks AVX-512 BF16");

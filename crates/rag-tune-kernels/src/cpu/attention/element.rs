@@ -213,7 +213,7 @@ fn two_lines(rows: [&[f32; LANES]; 2], to: &mut [f32], lane: usize) {
     to[BLOCK + lane * LANES..][..LANES].copy_from_slice(rows[1]);
 }
 
-/// Only where the processor has AVX-512 BF16 (`gemm_bf16::is_supported`); elsewhere f32 takes its place.
+/// Only where `avx512::is_supported`; elsewhere f32 takes its place.
 impl Element for bf16 {
     const GROUP: usize = 2;
 
@@ -249,8 +249,12 @@ impl Element for bf16 {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-mod avx512 {
+pub(super) mod avx512 {
     use super::*;
+
+    pub(super) fn is_supported() -> bool {
+        false
+    }
 
     pub(super) fn multiply(_product: &Product<'_, bf16>, _out: &mut [f32]) {
         unreachable!("f32 takes the place of bf16 on processors without AVX-512 BF16");

@@ -11,6 +11,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(not(target_arch = "x86_64"))]
+use self::element::avx512;
 mod decode;
 mod element;
 mod scratch;
@@ -25,7 +27,6 @@ pub(crate) use self::decode::decode;
 use self::element::{BLOCK, Element, Keep, Left, Product};
 use self::scratch::{Rows, Scratch, pack_columns, pack_rows, panels};
 use self::softmax::{ScoreGradient, Softmax, SoftmaxState};
-use super::gemm_bf16::is_supported;
 use crate::attention::{AttentionOutput, Heads, Qkv, QkvGradient};
 use crate::buffer::Buffer;
 use crate::sequences::Sequences;
@@ -155,7 +156,7 @@ macro_rules! with_inputs {
         let (qkv, heads): (Qkv<'_>, Heads) = ($qkv, $heads);
         match (qkv.q.values(), qkv.k.values(), qkv.v.values()) {
             (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v))
-                if is_supported() && heads.dim.is_multiple_of(2) =>
+                if avx512::is_supported() && heads.dim.is_multiple_of(2) =>
             {
                 let $inputs = Inputs { q, k, v, heads };
                 $body
