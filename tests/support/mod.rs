@@ -17,6 +17,7 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
         .current_dir(folder)
         .env_remove("RAG_TUNE_MIRROR")
         .env_remove("RAG_TUNE_DATABASES")
+        .env_remove("RAG_TUNE_CPU")
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", folder.join(".hub"))
         .env("XDG_CACHE_HOME", folder.join(".cache"));
@@ -25,11 +26,8 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 
 /// Runs it to its end.
 pub fn rag_tune(folder: &Path, arguments: &[&str]) -> Run {
-    Run::new(
-        command(folder, arguments)
-            .output()
-            .expect("cargo has built the program"),
-    )
+    let output = command(folder, arguments).output();
+    Run::from(output.expect("cargo has built the program"))
 }
 
 /// How a run of the program ended.
@@ -42,15 +40,17 @@ pub struct Run {
     pub stderr: String,
 }
 
-impl Run {
-    fn new(output: Output) -> Self {
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
         }
     }
+}
 
+impl Run {
     /// The data of a run that must have worked.
     #[track_caller]
     pub fn ok(self) -> String {

@@ -54,7 +54,7 @@ fn questions(mirror: &Path, source: &str, task: &Task, split: &str, most: usize)
 
 /// A mirror with the model and data, on a processor with bf16 instructions: without, the test would take minutes.
 fn mirror(data: &str) -> Option<PathBuf> {
-    if !Compute::Bf16.is_supported() {
+    if !Compute::Bf16.is_native() {
         eprintln!("skipped: this processor has no bf16 instructions");
         return None;
     }
@@ -150,7 +150,7 @@ fn vectors_do_not_depend_on_the_number_of_threads_or_on_other_texts() {
         .collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     for compute in [Compute::F32, Compute::Bf16] {
-        if !compute.is_supported() {
+        if !compute.is_native() {
             continue;
         }
         let with = |threads: usize, texts: &[&str]| {

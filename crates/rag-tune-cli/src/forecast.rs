@@ -74,7 +74,7 @@ impl Forecast {
             config,
             room: available_bytes.map_or(usize::MAX, memory::room),
         };
-        let memory = counter.plan(&config.model, &config.train, work.largest)?;
+        let memory = counter.plan(&config.model, &config.train, work.largest);
         let speeds = TrainingSpeeds::measure(shape, set, config, memory.keep, measure, out)?;
         let seconds = speeds.seconds(shape.num_hidden_layers, &work);
         let mut alternatives = counter.alternatives(memory.keep, work.largest)?;
@@ -130,16 +130,11 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
-    fn plan(
-        &self,
-        model: &ModelConfig,
-        train: &TrainConfig,
-        largest: BatchSize,
-    ) -> anyhow::Result<MemoryPlan> {
+    fn plan(&self, model: &ModelConfig, train: &TrainConfig, largest: BatchSize) -> MemoryPlan {
         let lora = &self.config.lora;
         let shape = self.found.checkpoint.config();
-        let footprint = Footprint::new(shape, model, lora.settings(), lora.dropout)?;
-        Ok(MemoryPlan::new(&footprint, train, largest, self.room))
+        let footprint = Footprint::new(shape, model, lora.settings(), lora.dropout);
+        MemoryPlan::new(&footprint, train, largest, self.room)
     }
 
     /// The other policies, and a smaller micro-batch.
@@ -156,7 +151,7 @@ impl Counter<'_> {
             };
             alternatives.push(Alternative {
                 set: format!("train.activations={}", memory::name(other)),
-                peak_bytes: self.plan(model, &with_other, largest)?.peak_bytes(),
+                peak_bytes: self.plan(model, &with_other, largest).peak_bytes(),
             });
         }
         // A row is never split.
@@ -170,7 +165,7 @@ impl Counter<'_> {
             };
             alternatives.push(Alternative {
                 set: format!("train.tokens_per_micro_batch={tokens}"),
-                peak_bytes: self.plan(model, train, smaller)?.peak_bytes(),
+                peak_bytes: self.plan(model, train, smaller).peak_bytes(),
             });
         }
         Ok(alternatives)

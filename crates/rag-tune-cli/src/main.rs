@@ -82,7 +82,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let work = || cli.command.run(&mut Output::from_terminal());
+    let work = || {
+        // Kernels that run later could only ignore what is wrong with it.
+        rag_tune_kernels::processor::level()?;
+        cli.command.run(&mut Output::from_terminal())
+    };
     ExitCode::from(verdict(panic::catch_unwind(AssertUnwindSafe(work))))
 }
 

@@ -10,6 +10,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
+mod aligned;
 pub mod attention;
 pub mod blockwise;
 mod buffer;
@@ -22,6 +23,7 @@ pub mod linear;
 pub mod matrix;
 pub mod nf4;
 pub mod peak;
+pub mod processor;
 pub mod reference;
 pub mod rms_norm;
 pub mod rope;

@@ -17,34 +17,9 @@ const ROUNDS: usize = 1 << 19;
 /// Bytes that are read: beyond the caches of all but the largest servers.
 const READ_BYTES: usize = 256 << 20;
 
-/// Numbers that processors have instructions for to multiply and add up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// f32 times f32, summed in f32: fused multiply-add.
-    F32,
-    /// bf16 times bf16, summed in f32: `vdpbf16ps`. A processor without it multiplies as f32.
-    Bf16,
-    /// u8 times i8, summed in i32: `vpdpbusd`, or `vpmaddubsw` and `vpmaddwd`. A processor without them multiplies as f32.
-    Int8,
-}
-
-impl Arithmetic {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
-
-    /// The instruction whose speed [`peak_op_per_s`] is on this machine.
-    pub fn instruction(self) -> &'static str {
-        InstructionLoop::fastest(self).instruction
-    }
-}
-
-impl From<Compute> for Arithmetic {
-    fn from(compute: Compute) -> Self {
-        match compute {
-            Compute::F32 => Self::F32,
-            Compute::Bf16 => Self::Bf16,
-        }
-    }
+/// The instruction whose speed [`peak_op_per_s`] is on this machine.
+pub fn instruction(compute: Compute) -> &'static str {
+    InstructionLoop::fastest(compute).instruction
 }
 
 /// Operations a second (a multiplication and an addition are two) of a loop of nothing but the instruction, on all
@@ -52,11 +27,10 @@ impl From<Compute> for Arithmetic {
 ///
 /// A processor has no nominal peak that it would hold for long: its clock depends on load, temperature and width of
 /// the instructions. Beside other programs the figure is too low.
-pub fn peak_op_per_s(arithmetic: impl Into<Arithmetic>) -> f64 {
-    static PEAKS: [OnceLock<f64>; Arithmetic::ALL.len()] = [const { OnceLock::new() }; 3];
-    let arithmetic = arithmetic.into();
-    *PEAKS[arithmetic as usize].get_or_init(|| {
-        let instructions = InstructionLoop::fastest(arithmetic);
+pub fn peak_op_per_s(compute: Compute) -> f64 {
+    static PEAKS: [OnceLock<f64>; Compute::ALL.len()] = [const { OnceLock::new() }; 3];
+    *PEAKS[compute as usize].get_or_init(|| {
+        let instructions = InstructionLoop::fastest(compute);
         let threads = rayon::current_num_threads();
         let seconds = best_of(|| {
             rayon::broadcast(|_| instructions.run(ROUNDS));
@@ -108,14 +82,14 @@ mod tests {
 
     #[test]
     fn peaks_are_measured_once() {
-        for arithmetic in Arithmetic::ALL {
-            let peak = peak_op_per_s(arithmetic);
+        for compute in Compute::ALL {
+            let peak = peak_op_per_s(compute);
             assert!(
                 PLAUSIBLE.contains(&peak),
                 "{}: {peak}",
-                arithmetic.instruction()
+                instruction(compute)
             );
-            assert_eq!(peak_op_per_s(arithmetic), peak);
+            assert_eq!(peak_op_per_s(compute), peak);
         }
         let bandwidth = memory_read_bytes_per_s();
         assert!((1e8..1e14).contains(&bandwidth), "{bandwidth}");
@@ -124,8 +98,8 @@ mod tests {
 
     #[test]
     fn every_loop_of_this_machine_runs() {
-        for arithmetic in Arithmetic::ALL {
-            for instructions in InstructionLoop::supported(arithmetic) {
+        for compute in Compute::ALL {
+            for instructions in InstructionLoop::supported(compute) {
                 assert!(instructions.operations > 0);
                 instructions.run(3);
             }
@@ -137,7 +111,7 @@ mod tests {
     fn no_product_beats_the_peak() {
         let (x, weight) = (noise(256, 512, 1), noise(512, 512, 2).into_vec());
         let weight = Matrix::f32(512, 512, weight).unwrap();
-        let input = Input::new(&x, Compute::F32).unwrap();
+        let input = Input::new(&x, Compute::F32);
         let seconds = best_of(|| {
             black_box(linear::forward(&input, &weight).unwrap());
         });

@@ -13,7 +13,7 @@ use crate::cpu;
 use crate::matrix::Compute;
 use crate::tensor::Tensor;
 
-/// `[rows, cols]`, f32 in f32 compute, bf16 in bf16 compute.
+/// `[rows, cols]`, f32 in f32 compute, bf16 in the others.
 #[derive(Debug, Clone)]
 pub struct Stored(Storage);
 
@@ -35,7 +35,7 @@ pub(crate) enum Values<'a> {
 }
 
 impl Stored {
-    /// Stores `tensor`, rounded to nearest even in bf16 compute.
+    /// Stores `tensor`, rounded to nearest even unless `compute` is f32.
     pub fn new(tensor: Tensor, compute: Compute) -> Self {
         if compute == Compute::F32 {
             return Self(Storage::F32(tensor));
@@ -112,7 +112,7 @@ impl Stored {
 
 /// Rounds `tensor` to what [`Stored::new`] would keep of it.
 pub fn round(tensor: &mut Tensor, compute: Compute) {
-    if compute == Compute::Bf16 {
+    if compute != Compute::F32 {
         cpu::convert::round(tensor.data_mut());
     }
 }

@@ -27,7 +27,7 @@ pub struct ModelConfig {
     pub double_quantization: bool,
     /// Where the model runs: `auto` or `cpu`.
     pub device: Device,
-    /// Arithmetic of the blocks: `auto`, `f32` or `bf16`.
+    /// Arithmetic of the blocks: `auto`, `f32`, `bf16` or `int8`.
     pub compute: Compute,
 }
 
@@ -89,6 +89,8 @@ pub enum Compute {
     F32,
     /// bfloat16 products, summed in f32.
     Bf16,
+    /// Products of 8-bit weights with activations that are quantised to 8 bits in groups of 128 features.
+    Int8,
 }
 
 /// Shape and constants of a Llama, from config.json or GGUF metadata.

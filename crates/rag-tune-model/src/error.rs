@@ -168,12 +168,6 @@ pub enum ModelError {
         /// The system's own error.
         source: std::io::Error,
     },
-    /// The machine lacks what the configured arithmetic needs.
-    #[error("`model.compute = \"{compute}\"` needs a processor with AVX-512 BF16")]
-    ComputeUnsupported {
-        /// The setting.
-        compute: &'static str,
-    },
     /// Arguments of an operation contradict each other.
     #[error(transparent)]
     Kernel(#[from] rag_tune_kernels::KernelError),
@@ -235,7 +229,6 @@ impl ModelError {
                 "--base names the same model as a folder with safetensors; llama.cpp applies an adapter unmerged \
                  (`rag-tune export --format gguf`)"
             }
-            Self::ComputeUnsupported { .. } => "use `compute = \"auto\"` or `\"f32\"`",
             Self::Io { .. }
             | Self::Write { .. }
             | Self::Kernel(_)

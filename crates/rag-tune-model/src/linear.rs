@@ -91,11 +91,11 @@ impl GroupContext {
         x: &Tensor,
         layers: [AdaptedLinear<'_>; N],
     ) -> Result<([Tensor; N], Downs), KernelError> {
-        let input = Input::new(x, self.compute)?;
+        let input = Input::new(x, self.compute);
         let adapted = layers.iter().any(|layer| layer.lora.is_some());
         let dropped = if adapted { self.dropped(x) } else { None };
         let lora_input = dropped.as_ref().unwrap_or(x);
-        let dropped_input = self.dora_input(dropped.as_ref(), &layers)?;
+        let dropped_input = self.dora_input(dropped.as_ref(), &layers);
         let mut outputs = std::array::from_fn(|_| Tensor::default());
         let mut downs = Vec::with_capacity(N);
         for (layer, output) in layers.iter().zip(&mut outputs) {
@@ -141,7 +141,7 @@ impl GroupContext {
         let lora_input = dropped.as_ref().unwrap_or(x);
         if adapted {
             let base_input = match layers.iter().any(|layer| layer.dora.is_some()) {
-                true => Some(Input::new(lora_input, self.compute)?),
+                true => Some(Input::new(lora_input, self.compute)),
                 false => None,
             };
             for (index, layer) in layers.iter().enumerate() {
@@ -195,12 +195,11 @@ impl GroupContext {
         &self,
         dropped: Option<&'t Tensor>,
         layers: &[AdaptedLinear<'_>],
-    ) -> Result<Option<Input<'t>>, KernelError> {
+    ) -> Option<Input<'t>> {
         let wanted = layers.iter().any(|layer| layer.dora.is_some());
         dropped
             .filter(|_| wanted)
             .map(|dropped| Input::new(dropped, self.compute))
-            .transpose()
     }
 }
 

@@ -82,7 +82,7 @@ impl Llama {
     /// A model of `shape` whose weights are noise: as fast and as large as a real one, and of no other use.
     ///
     /// # Errors
-    /// [`ModelError::ComputeUnsupported`] if this machine cannot do `config.compute`.
+    /// [`ModelError`] if `shape` has sizes that contradict each other.
     pub fn synthetic(shape: &LlamaConfig, config: &ModelConfig) -> Result<Self, ModelError> {
         Self::assemble(Source::Synthetic(shape), config, &mut |_, _| ())
     }
@@ -266,7 +266,7 @@ impl Llama {
     /// Logits `[indices.len(), vocab]` of some rows of the last block's output.
     pub(crate) fn logits(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
         let normed = self.final_norm(&x.gather_rows(indices)?)?;
-        let input = rag_tune_kernels::linear::Input::new(&normed, self.compute)?;
+        let input = rag_tune_kernels::linear::Input::new(&normed, self.compute);
         Ok(rag_tune_kernels::linear::forward(&input, self.head())?)
     }
 

@@ -29,7 +29,7 @@ impl<'a> Loader<'a> {
             source,
             quantization: config.quantization,
             double_quantization: config.double_quantization,
-            compute: resolve_compute(config.compute)?,
+            compute: resolve_compute(config.compute),
         })
     }
 
@@ -80,15 +80,15 @@ impl<'a> Loader<'a> {
                 drop(values);
                 Matrix::from_nf4(out, inner, &weights)?
             }
-            (Quantization::None, Compute::Bf16) => Matrix::bf16(out, inner, &values)?,
             (Quantization::None, Compute::F32) => Matrix::f32(out, inner, values)?,
+            (Quantization::None, _) => Matrix::bf16(out, inner, &values)?,
         })
     }
 
     /// Embedding or head: 16-bit beside quantised block linears.
     pub(crate) fn wide(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
         let mut values = self.values(name, &[out, inner])?;
-        if self.compute == Compute::Bf16 {
+        if self.compute != Compute::F32 {
             return Ok(Matrix::bf16(out, inner, &values)?);
         }
         if self.quantization != Quantization::None {
@@ -119,13 +119,13 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The compute that `auto` stands for, or an error where this machine cannot do what was asked for.
-pub(crate) fn resolve_compute(wanted: config::Compute) -> Result<Compute, ModelError> {
+/// The compute that `auto` stands for.
+pub(crate) fn resolve_compute(wanted: config::Compute) -> Compute {
     match wanted {
-        config::Compute::F32 => Ok(Compute::F32),
-        config::Compute::Auto if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
-        config::Compute::Auto => Ok(Compute::F32),
-        config::Compute::Bf16 if Compute::Bf16.is_supported() => Ok(Compute::Bf16),
-        config::Compute::Bf16 => Err(ModelError::ComputeUnsupported { compute: "bf16" }),
+        config::Compute::F32 => Compute::F32,
+        config::Compute::Bf16 => Compute::Bf16,
+        config::Compute::Int8 => Compute::Int8,
+        config::Compute::Auto if Compute::Bf16.is_native() => Compute::Bf16,
+        config::Compute::Auto => Compute::F32,
     }
 }

@@ -8,7 +8,6 @@ use rag_tune_kernels::nf4::Scales;
 use rag_tune_kernels::{Compute, Matrix};
 
 use crate::config::{LlamaConfig, ModelConfig, Quantization};
-use crate::error::ModelError;
 use crate::llama::{Keep, TrainBatch};
 use crate::loader::resolve_compute;
 use crate::lora::Projection;
@@ -62,23 +61,20 @@ impl BatchSize {
 
 impl Footprint {
     /// Of a run that holds `model` as `config` says; `dropout` is that of the adapter's inputs.
-    ///
-    /// # Errors
-    /// [`ModelError::ComputeUnsupported`] if this machine cannot do `config.compute`.
     pub fn new(
         model: &LlamaConfig,
         config: &ModelConfig,
         lora: LoraSettings,
         dropout: f32,
-    ) -> Result<Self, ModelError> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             model: model.clone(),
             quantization: config.quantization,
             double_quantization: config.double_quantization,
-            compute: resolve_compute(config.compute)?,
+            compute: resolve_compute(config.compute),
             lora,
             has_dropout: dropout > 0.0,
-        })
+        }
     }
 
     /// What products are computed in.
@@ -219,19 +215,20 @@ impl Footprint {
         (heads + tiles + sums) * rayon::current_num_threads()
     }
 
-    /// Bytes of a value that products read as bf16.
+    /// Bytes of a value that products read as bf16 or as an 8-bit code.
     fn narrow(&self) -> usize {
         match self.compute {
             Compute::F32 => 0,
             Compute::Bf16 => BF16,
+            Compute::Int8 => 1,
         }
     }
 
-    /// f32 products of quantised weights make a dense copy of one matrix.
+    /// f32 products of NF4 weights make a dense copy of one matrix.
     fn dequantised_bytes(&self) -> usize {
         match (self.compute, self.quantization) {
-            (Compute::Bf16, _) | (Compute::F32, Quantization::None) => 0,
-            (Compute::F32, _) => F32 * self.widest_linear(),
+            (Compute::F32, Quantization::Nf4) => F32 * self.widest_linear(),
+            _ => 0,
         }
     }
 
@@ -248,11 +245,11 @@ impl Footprint {
         F32 * (selective + all)
     }
 
-    /// Bytes a token that one block keeps as bf16 in bf16 compute: q, attended, k, v, gate, up.
+    /// Bytes a token that one block keeps as bf16 where compute is not f32: q, attended, k, v, gate, up.
     fn saved_narrow(&self) -> usize {
         let width = match self.compute {
             Compute::F32 => F32,
-            Compute::Bf16 => BF16,
+            Compute::Bf16 | Compute::Int8 => BF16,
         };
         width * 2 * (self.query() + self.key_value() + self.model.intermediate_size)
     }
@@ -260,13 +257,13 @@ impl Footprint {
     /// As [`Matrix::bytes`] of a block linear.
     fn linear_bytes(&self, [out, inner]: [usize; 2]) -> usize {
         match (self.quantization, self.compute) {
-            (Quantization::Int8, _) => Matrix::packed_values(out, inner) + F32 * out,
+            (Quantization::Int8, _) => Matrix::packed_codes(out, inner) + F32 * out,
             (Quantization::Nf4, _) => {
                 let scales = Scales::bytes_of(out * inner, self.double_quantization);
                 Matrix::packed_values(out, inner) / 2 + scales
             }
-            (Quantization::None, Compute::Bf16) => BF16 * Matrix::packed_values(out, inner),
             (Quantization::None, Compute::F32) => F32 * out * inner,
+            (Quantization::None, _) => BF16 * Matrix::packed_values(out, inner),
         }
     }
 
@@ -274,8 +271,8 @@ impl Footprint {
     fn wide_bytes(&self) -> usize {
         let (out, inner) = (self.model.vocab_size, self.model.hidden_size);
         match self.compute {
-            Compute::Bf16 => BF16 * Matrix::packed_values(out, inner),
             Compute::F32 => F32 * out * inner,
+            Compute::Bf16 | Compute::Int8 => BF16 * Matrix::packed_values(out, inner),
         }
     }
 

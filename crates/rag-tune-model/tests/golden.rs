@@ -151,7 +151,7 @@ fn logits_equal_pytorch() {
         let int8 = load(model, Quantization::Int8, Compute::F32);
         let error = logits_error(&int8, None, &golden, "int8_logits");
         assert!(error < 2e-5, "{model} int8: {error}");
-        if rag_tune_kernels::Compute::Bf16.is_supported() {
+        if rag_tune_kernels::Compute::Bf16.is_native() {
             let bf16 = load(model, Quantization::Int8, Compute::Bf16);
             let error = logits_error(&bf16, None, &golden, "int8_logits");
             // PyTorch's own in bf16 are 0.12 and 0.11 off (`scripts/check_bf16_gradients.py`).
@@ -172,7 +172,7 @@ fn nf4_logits_equal_those_of_bitsandbytes() {
         };
         let exact = error(Compute::F32);
         assert!(exact < 2e-5, "{model}: {exact}");
-        if rag_tune_kernels::Compute::Bf16.is_supported() {
+        if rag_tune_kernels::Compute::Bf16.is_native() {
             let bf16 = error(Compute::Bf16);
             // Here the weights are rounded to bf16 too, which 8-bit codes are not.
             assert!(bf16 < 0.2, "{model} in bf16: {bf16}");
@@ -258,7 +258,7 @@ fn loss_and_gradients_equal_pytorch() {
                 "{model} {keep:?}"
             );
         }
-        if rag_tune_kernels::Compute::Bf16.is_supported() {
+        if rag_tune_kernels::Compute::Bf16.is_native() {
             let bf16 = load(model, Quantization::None, Compute::Bf16);
             let (_, gradient) = gradient(&bf16, &adapter, &golden.batch(), Keep::Selective);
             let error = relative_error(&gradient, &expected);

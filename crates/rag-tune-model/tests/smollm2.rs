@@ -116,7 +116,7 @@ fn logits_equal_pytorch() {
         |prompt| &prompt.int8,
     );
     assert!(int8 < 2e-3, "int8 weights, f32 compute: {int8}");
-    if rag_tune_kernels::Compute::Bf16.is_supported() {
+    if rag_tune_kernels::Compute::Bf16.is_native() {
         let bf16 = error(
             &load(&checkpoint, Quantization::Int8, Compute::Bf16),
             &prompts,
@@ -186,7 +186,7 @@ fn nf4_logits_equal_those_of_bitsandbytes() {
     // Logits reach 36; sums in another order only.
     let exact = of(Compute::F32);
     assert!(exact < 1e-4, "nf4 weights, f32 compute: {exact}");
-    if rag_tune_kernels::Compute::Bf16.is_supported() {
+    if rag_tune_kernels::Compute::Bf16.is_native() {
         let bf16 = of(Compute::Bf16);
         assert!(bf16 < 1.0, "nf4 weights, bf16 compute: {bf16}");
     }

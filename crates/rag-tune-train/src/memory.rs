@@ -167,7 +167,7 @@ mod tests {
         };
         let attention = [Projection::Q, Projection::K, Projection::V, Projection::O];
         let lora = LoraSettings::uniform(16, 16.0, attention);
-        Footprint::new(&model, &ModelConfig::default(), lora, 0.05).unwrap()
+        Footprint::new(&model, &ModelConfig::default(), lora, 0.05)
     }
 
     fn plan(activations: Activations, room: usize) -> MemoryPlan {

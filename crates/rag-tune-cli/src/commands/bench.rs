@@ -1,7 +1,8 @@
 //! `rag-tune bench`: how fast this machine does the program's work, and how fast it could.
 
 use clap::{Args, Subcommand};
-use rag_tune_kernels::peak::{Arithmetic, memory_read_bytes_per_s, peak_op_per_s};
+use rag_tune_kernels::Compute;
+use rag_tune_kernels::peak::{instruction, memory_read_bytes_per_s, peak_op_per_s};
 
 use crate::bench::{
     self, ChartsArgs, Column, EmbeddingArgs, Figures, GenerationArgs, TrainingArgs,
@@ -66,13 +67,13 @@ fn ceilings(args: &CeilingsArgs, out: &mut Output) -> anyhow::Result<()> {
         Column::new("int8 GOP/s", "int8_op_per_s", 0).times(1e-9),
         Column::new("memory read GB/s", "memory_read_bytes_per_s", 1).times(1e-9),
     ];
-    let [f32, bf16, int8] = Arithmetic::ALL;
+    let [f32, bf16, int8] = Compute::ALL;
     Figures::default()
         .say("threads", rayon::current_num_threads())
         .measured("f32_op_per_s", peak_op_per_s(f32))
         .measured("bf16_op_per_s", peak_op_per_s(bf16))
         .measured("int8_op_per_s", peak_op_per_s(int8))
         .measured("memory_read_bytes_per_s", memory_read_bytes_per_s())
-        .say("instructions", Arithmetic::ALL.map(Arithmetic::instruction))
+        .say("instructions", Compute::ALL.map(instruction))
         .print(args.json, &COLUMNS, out)
 }

@@ -1,7 +1,6 @@
 //! Attention: packed sequences in training, one token a row in generation.
 
 use rag_tune_kernels::attention::{Cache, Heads, Qkv, backward, decode, forward};
-use rag_tune_kernels::peak::Arithmetic;
 use rag_tune_kernels::{Compute, Sequences, Stored};
 
 use crate::report::{Report, Work};
@@ -26,10 +25,10 @@ fn label(heads: Heads) -> String {
 }
 
 /// What products of operands that are stored for `compute` run in, and bytes of a number.
-fn arithmetic(compute: Compute) -> (Arithmetic, usize) {
+fn arithmetic(compute: Compute) -> (Compute, usize) {
     match compute {
-        Compute::F32 => (Arithmetic::F32, 4),
-        _ => (Arithmetic::Bf16, 2),
+        Compute::F32 => (Compute::F32, 4),
+        _ => (Compute::Bf16, 2),
     }
 }
 
@@ -93,7 +92,7 @@ pub fn decoding(report: &mut Report<'_>) {
             let operations = 4 * rows * length * heads.query * heads.dim;
             let bytes = number * 2 * (rows * length * width + rows * heads.query * heads.dim);
             // Whatever the cache holds, sums are in f32.
-            let work = Work::products(operations, Arithmetic::F32, bytes);
+            let work = Work::products(operations, Compute::F32, bytes);
             report.time("attention decode", &shape, work, || {
                 decode(&q, &caches, heads)
             });

@@ -1,7 +1,6 @@
 //! Products with frozen weights and with LoRA's factors.
 
 use rag_tune_kernels::linear::{Input, backward, forward, product_nn, product_nt, product_tn};
-use rag_tune_kernels::peak::Arithmetic;
 use rag_tune_kernels::{Compute, Matrix, Tensor};
 
 use crate::report::{Report, Work};
@@ -31,7 +30,7 @@ pub fn products(report: &mut Report<'_>) {
             let bytes = weight.bytes() + 4 * rows * (inner + out);
             let work = Work::products(2 * rows * inner * out, compute, bytes);
             report.time("linear forward", &shape, work, || {
-                forward(&Input::new(&x, compute)?, &weight)
+                forward(&Input::new(&x, compute), &weight)
             });
             // The gradient is added to what is there: read and written.
             let bytes = bytes + 4 * rows * inner;
@@ -61,7 +60,7 @@ pub fn decode_products(report: &mut Report<'_>) {
                 let bytes = weight.bytes() + 4 * rows * (inner + out);
                 let work = Work::products(2 * rows * inner * out, compute, bytes);
                 report.time("linear decode", &shape, work, || {
-                    forward(&Input::new(&x, compute)?, weight)
+                    forward(&Input::new(&x, compute), weight)
                 });
             }
         }
@@ -87,7 +86,7 @@ pub fn lora_products(report: &mut Report<'_>) {
         });
         let added = Work::products(
             2 * tokens * out * rank,
-            Arithmetic::F32,
+            Compute::F32,
             4 * (2 * tokens * out + tokens * rank + rank * out),
         );
         report.time("LoRA y += h B^T", &shape, added, || {

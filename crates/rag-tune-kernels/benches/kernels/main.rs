@@ -17,11 +17,11 @@ use rag_tune_kernels::{Compute, Tensor};
 
 use report::Report;
 
-/// The kinds of arithmetic that this machine has.
+/// What this machine has instructions for.
 fn computes() -> impl Iterator<Item = Compute> {
-    [Compute::F32, Compute::Bf16]
+    Compute::ALL
         .into_iter()
-        .filter(|compute| compute.is_supported())
+        .filter(|compute| compute.is_native())
 }
 
 /// Values between -1 and 1, the same in every run.

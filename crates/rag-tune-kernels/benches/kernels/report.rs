@@ -5,8 +5,9 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use rag_tune_kernels::Compute;
 use rag_tune_kernels::KernelError;
-use rag_tune_kernels::peak::{Arithmetic, memory_read_bytes_per_s, peak_op_per_s};
+use rag_tune_kernels::peak::{memory_read_bytes_per_s, peak_op_per_s};
 
 /// What a kernel cannot do without.
 #[derive(Debug, Clone, Copy)]
@@ -14,29 +15,29 @@ pub struct Work {
     /// Multiplications and additions.
     pub operations: f64,
     /// Their kind.
-    pub arithmetic: Arithmetic,
+    pub compute: Compute,
     /// Bytes read and written, each once.
     pub bytes: f64,
 }
 
 impl Work {
     /// Of a kernel that multiplies.
-    pub fn products(operations: usize, arithmetic: impl Into<Arithmetic>, bytes: usize) -> Self {
+    pub fn products(operations: usize, compute: Compute, bytes: usize) -> Self {
         Self {
             operations: operations as f64,
-            arithmetic: arithmetic.into(),
+            compute,
             bytes: bytes as f64,
         }
     }
 
     /// Of a kernel that passes over this many f32 values.
     pub fn pass(values: usize) -> Self {
-        Self::products(0, Arithmetic::F32, values * size_of::<f32>())
+        Self::products(0, Compute::F32, values * size_of::<f32>())
     }
 
     /// Seconds that the ceilings allow at best.
     fn floor_s(&self) -> f64 {
-        let computing = self.operations / peak_op_per_s(self.arithmetic);
+        let computing = self.operations / peak_op_per_s(self.compute);
         computing.max(self.bytes / memory_read_bytes_per_s())
     }
 }
@@ -94,9 +95,9 @@ impl<'a> Report<'a> {
     pub fn print(&self) {
         println!(
             "ceilings: f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s, int8 {:.0} GOP/s, memory {:.1} GB/s\n",
-            peak_op_per_s(Arithmetic::F32) / 1e9,
-            peak_op_per_s(Arithmetic::Bf16) / 1e9,
-            peak_op_per_s(Arithmetic::Int8) / 1e9,
+            peak_op_per_s(Compute::F32) / 1e9,
+            peak_op_per_s(Compute::Bf16) / 1e9,
+            peak_op_per_s(Compute::Int8) / 1e9,
             memory_read_bytes_per_s() / 1e9,
         );
         println!("| kernel | shape | µs | GOP/s | GB/s | % of ceiling |");

@@ -10,20 +10,14 @@ pub(crate) mod dropout;
 pub(crate) mod encoder_attention;
 mod exp;
 mod fused;
-pub(crate) mod gemm_bf16;
+pub(crate) mod gemm;
 pub(crate) mod gemm_f32;
 pub(crate) mod layer_norm;
-mod nf4;
-mod panels;
+pub(crate) mod panels;
 pub(crate) mod peak;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
-
-pub(crate) use nf4::Nf4Codes;
-pub(crate) use panels::{
-    Bf16Rows, Codes, Direction, PANEL, PackedWeights, packed_index, packed_len,
-};
 
 use rayon::prelude::*;
 

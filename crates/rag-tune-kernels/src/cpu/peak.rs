@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 
-use crate::peak::Arithmetic;
+use crate::matrix::Compute;
 
 /// A loop over one multiply-and-add.
 #[derive(Clone, Copy)]
@@ -24,17 +24,17 @@ pub(crate) struct InstructionLoop {
 
 impl InstructionLoop {
     /// The quickest that this processor has.
-    pub(crate) fn fastest(arithmetic: Arithmetic) -> Self {
-        Self::supported(arithmetic)[0]
+    pub(crate) fn fastest(compute: Compute) -> Self {
+        Self::supported(compute)[0]
     }
 
     /// All that this processor has, the quickest first; the last one is portable.
-    pub(crate) fn supported(arithmetic: Arithmetic) -> Vec<Self> {
+    pub(crate) fn supported(compute: Compute) -> Vec<Self> {
         let mut loops = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        loops.extend(x86::supported(arithmetic));
+        loops.extend(x86::supported(compute));
         #[cfg(not(target_arch = "x86_64"))]
-        let _: Arithmetic = arithmetic;
+        let _: Compute = compute;
         loops.push(PORTABLE);
         loops
     }
@@ -89,24 +89,24 @@ mod x86 {
     use std::mem::transmute;
 
     use super::InstructionLoop;
-    use crate::peak::Arithmetic;
+    use crate::matrix::Compute;
 
     /// Sums of an AVX-512 loop, which has 32 registers.
     const WIDE_SUMS: usize = 16;
     /// Sums of an AVX2 loop, which has 16.
     const SUMS: usize = 12;
 
-    pub(super) fn supported(arithmetic: Arithmetic) -> Vec<InstructionLoop> {
+    pub(super) fn supported(compute: Compute) -> Vec<InstructionLoop> {
         let avx512 = is_x86_feature_detected!("avx512f");
         let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let f32_loops = [(avx512, FMA_512), (fma, FMA_256)];
-        let own = match arithmetic {
-            Arithmetic::F32 => Vec::new(),
-            Arithmetic::Bf16 => {
+        let own = match compute {
+            Compute::F32 => Vec::new(),
+            Compute::Bf16 => {
                 let dot = avx512 && is_x86_feature_detected!("avx512bf16");
                 vec![(dot, DPBF16_512)]
             }
-            Arithmetic::Int8 => {
+            Compute::Int8 => {
                 let dot = avx512 && is_x86_feature_detected!("avx512vnni");
                 let pairs = is_x86_feature_detected!("avx2");
                 vec![(dot, DPBUSD_512), (pairs, MADDUBS_256)]

@@ -3,32 +3,44 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{
-    self, Codes, Direction, Nf4Codes, PANEL, PackedWeights, packed_index, packed_len,
+use crate::aligned::Aligned;
+use crate::cpu::panels::{
+    Codes, Direction, Nf4Codes, PAIR, PANEL, PackedWeights, QUADRUPLE, packed_index, packed_len,
 };
 use crate::error::{KernelError, check_shape};
 use crate::nf4::Nf4;
+use crate::processor::{Level, level_in_use};
 use crate::tensor::Tensor;
 
 mod nf4;
 
 use self::nf4::PackedNf4;
 
-/// What block products are computed in; sums are always f32.
+/// What block products are computed in; their results are f32.
+///
+/// Any processor can do all three, and to the same figures but for the last bits of f32 sums; where it lacks the
+/// instruction it takes f32's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compute {
-    /// f32 throughout: the most exact, on any processor.
+    /// f32 throughout: the most exact.
     F32,
-    /// Activations and weights rounded to bf16, twice as fast; needs AVX-512 BF16.
+    /// Activations and weights rounded to bf16, f32 sums; twice as fast with AVX-512 BF16.
     Bf16,
+    /// Activations quantised to 8 bits, row by row in groups of 128 features, times 8-bit weights, with exact integer
+    /// sums in a group; four times as fast with AVX-512 VNNI. Weights that are not 8-bit are multiplied as in `Bf16`.
+    Int8,
 }
 
 impl Compute {
-    /// Whether this machine can do it.
-    pub fn is_supported(self) -> bool {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// Whether this processor has an instruction for it.
+    pub fn is_native(self) -> bool {
         match self {
             Self::F32 => true,
-            Self::Bf16 => cpu::gemm_bf16::is_supported(),
+            Self::Bf16 => level_in_use() >= Level::Avx512Bf16,
+            Self::Int8 => level_in_use() >= Level::Avx512Vnni,
         }
     }
 }
@@ -44,12 +56,15 @@ pub struct Matrix {
 #[derive(Debug, Clone)]
 enum Storage {
     /// Row-wise absmax codes (LLM.int8, arXiv:2208.07339): `weight[o, i] = codes[o, i] * row_scale[o]`.
-    /// Packed, see `cpu::panels`; `row_scale` is `[out]`.
-    Int8 { codes: Vec<i8>, row_scale: Vec<f32> },
+    /// Packed in quadruples, see `cpu::panels`; `row_scale` is `[out]`.
+    Int8 {
+        codes: Aligned<i8>,
+        row_scale: Vec<f32>,
+    },
     /// 4-bit codes with one scale for 64 weights (see [`crate::nf4`]).
     Nf4(PackedNf4),
-    /// Packed like the 8-bit codes.
-    Bf16(Vec<bf16>),
+    /// Packed, see `cpu::panels`.
+    Bf16(Aligned<bf16>),
     /// Row-major.
     F32(Vec<f32>),
 }
@@ -71,9 +86,9 @@ impl Matrix {
             &[weights.len()],
             &[out_features * in_features],
         )?;
-        let mut codes = vec![0; packed_len(out_features, in_features)];
+        let mut codes = Aligned::zeros(packed_len(out_features, in_features, QUADRUPLE));
         let mut row_scale = vec![0.0; out_features];
-        let panel_len = packed_len(1, in_features);
+        let panel_len = packed_len(1, in_features, QUADRUPLE).max(1);
         let panels = codes
             .par_chunks_mut(panel_len)
             .zip(row_scale.par_chunks_mut(PANEL));
@@ -87,7 +102,7 @@ impl Matrix {
                     continue;
                 }
                 for (at, value) in row.iter().enumerate() {
-                    codes[packed_index(in_features, lane, at)] =
+                    codes[packed_index(in_features, QUADRUPLE, lane, at)] =
                         (value * 127.0 / absmax).round_ties_even() as i8;
                 }
             }
@@ -113,14 +128,14 @@ impl Matrix {
         let count = [out_features * in_features];
         check_shape(operation, "codes", &[codes.len()], &count)?;
         check_shape(operation, "absmax", &[absmax.len()], &[out_features])?;
-        let mut packed = vec![0; packed_len(out_features, in_features)];
-        let panels = packed.par_chunks_mut(packed_len(1, in_features).max(1));
+        let mut packed = Aligned::zeros(packed_len(out_features, in_features, QUADRUPLE));
+        let panels = packed.par_chunks_mut(packed_len(1, in_features, QUADRUPLE).max(1));
         panels.enumerate().for_each(|(panel, packed)| {
             let outs = (panel * PANEL)..out_features.min((panel + 1) * PANEL);
             for (lane, out) in outs.enumerate() {
                 let row = &codes[out * in_features..][..in_features];
                 for (at, code) in row.iter().enumerate() {
-                    packed[packed_index(in_features, lane, at)] = *code;
+                    packed[packed_index(in_features, QUADRUPLE, lane, at)] = *code;
                 }
             }
         });
@@ -174,8 +189,8 @@ impl Matrix {
             &[weights.len()],
             &[out_features * in_features],
         )?;
-        let mut values = vec![bf16::ZERO; packed_len(out_features, in_features)];
-        let panel_len = packed_len(1, in_features);
+        let mut values = Aligned::zeros(packed_len(out_features, in_features, PAIR));
+        let panel_len = packed_len(1, in_features, PAIR).max(1);
         values
             .par_chunks_mut(panel_len)
             .enumerate()
@@ -186,7 +201,8 @@ impl Matrix {
                         .iter()
                         .enumerate()
                     {
-                        values[packed_index(in_features, out - first, at)] = bf16::from_f32(*value);
+                        values[packed_index(in_features, PAIR, out - first, at)] =
+                            bf16::from_f32(*value);
                     }
                 }
             });
@@ -219,9 +235,14 @@ impl Matrix {
         })
     }
 
-    /// Values that a packed `[out, in]` matrix holds, with what pads its panels.
+    /// Values that a packed bf16 or NF4 matrix `[out, in]` holds, with what pads its panels.
     pub fn packed_values(out_features: usize, in_features: usize) -> usize {
-        packed_len(out_features, in_features)
+        packed_len(out_features, in_features, PAIR)
+    }
+
+    /// As [`Self::packed_values`], of 8-bit codes.
+    pub fn packed_codes(out_features: usize, in_features: usize) -> usize {
+        packed_len(out_features, in_features, QUADRUPLE)
     }
 
     /// `[out, in]`.
@@ -252,17 +273,17 @@ impl Matrix {
                 problem,
             });
         }
-        let place = |at| packed_index(self.in_features, out, at);
+        let place = |group, at| packed_index(self.in_features, group, out, at);
         match &self.storage {
             Storage::Int8 { codes, row_scale } => {
                 for (at, value) in row.iter_mut().enumerate() {
-                    *value = f32::from(codes[place(at)]) * row_scale[out];
+                    *value = f32::from(codes[place(QUADRUPLE, at)]) * row_scale[out];
                 }
             }
             Storage::Nf4(packed) => packed.read_row(out, row),
             Storage::Bf16(values) => {
                 for (at, value) in row.iter_mut().enumerate() {
-                    *value = values[place(at)].to_f32();
+                    *value = values[place(PAIR, at)].to_f32();
                 }
             }
             Storage::F32(values) => {

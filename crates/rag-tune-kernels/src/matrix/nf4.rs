@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::cpu::{PANEL, packed_index, packed_len};
+use crate::cpu::panels::{PAIR, PANEL, packed_index, packed_len};
 use crate::nf4::{BLOCK, LEVELS, Nf4, Scales, ZERO};
 
 /// NF4 codes as `[out / 64][in / 2][64]` bytes: one byte holds two neighbouring inputs of an output,
@@ -19,15 +19,15 @@ impl PackedNf4 {
     /// `weights` holds `out * in` codes.
     pub(super) fn new([out_features, in_features]: [usize; 2], weights: &Nf4) -> Self {
         // What pads a panel is zero.
-        let mut codes = vec![ZERO << 4 | ZERO; packed_len(out_features, in_features) / 2];
-        let panel_len = packed_len(1, in_features) / 2;
+        let mut codes = vec![ZERO << 4 | ZERO; packed_len(out_features, in_features, PAIR) / 2];
+        let panel_len = packed_len(1, in_features, PAIR) / 2;
         let panels = codes.par_chunks_mut(panel_len.max(1)).enumerate();
         panels.for_each(|(panel, codes)| {
             let outs = (panel * PANEL)..out_features.min((panel + 1) * PANEL);
             for (lane, out) in outs.enumerate() {
                 for at in 0..in_features {
                     let code = weights.code(out * in_features + at);
-                    let byte = &mut codes[packed_index(in_features, lane, at) / 2];
+                    let byte = &mut codes[packed_index(in_features, PAIR, lane, at) / 2];
                     *byte = match at % 2 {
                         0 => code << 4 | *byte & 15,
                         _ => *byte & 0xf0 | code,
@@ -54,7 +54,7 @@ impl PackedNf4 {
     }
 
     fn code(&self, in_features: usize, out: usize, at: usize) -> u8 {
-        let byte = self.codes[packed_index(in_features, out, at) / 2];
+        let byte = self.codes[packed_index(in_features, PAIR, out, at) / 2];
         if at.is_multiple_of(2) {
             byte >> 4
         } else {

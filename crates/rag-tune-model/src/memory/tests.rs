@@ -48,7 +48,7 @@ fn settings() -> LoraSettings {
 fn counted_weights_are_the_loaded_ones() {
     for (model, config) in cases() {
         let llama = load(model, &config);
-        let footprint = Footprint::new(llama.config(), &config, settings(), 0.0).unwrap();
+        let footprint = Footprint::new(llama.config(), &config, settings(), 0.0);
         assert_eq!(
             footprint.weight_bytes(),
             llama.weight_bytes(),
@@ -70,8 +70,7 @@ fn counted_tensors_are_the_adapters() {
             &ModelConfig::default(),
             settings.clone(),
             0.0,
-        )
-        .unwrap();
+        );
         let adapter = llama.fresh_adapter(settings, 1).unwrap();
         let tensors = adapter.layers.values().flat_map(LoraFactors::tensors);
         let lengths: Vec<usize> = tensors.map(|(_, tensor)| tensor.data().len()).collect();
@@ -88,7 +87,7 @@ fn counted_activations_are_those_that_a_pass_keeps() {
     for (model, config) in cases() {
         let llama = load(model, &config);
         let adapter: Adapter = llama.fresh_adapter(settings(), 1).unwrap();
-        let footprint = Footprint::new(llama.config(), &config, settings(), 0.0).unwrap();
+        let footprint = Footprint::new(llama.config(), &config, settings(), 0.0);
         let applied = llama.applied(&adapter).unwrap();
         let context = llama.context(&positions, Some(&applied), None);
         for keep in [Keep::BlockInput, Keep::Selective, Keep::All] {

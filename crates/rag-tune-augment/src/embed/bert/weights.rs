@@ -32,6 +32,7 @@ impl Linear {
         let weight = match compute {
             Compute::F32 => Matrix::f32(bias.len(), inputs, weight),
             Compute::Bf16 => Matrix::bf16(bias.len(), inputs, &weight),
+            Compute::Int8 => Matrix::int8(bias.len(), inputs, &weight),
         };
         Ok(Self {
             weight: weight?,
@@ -42,7 +43,7 @@ impl Linear {
 
     /// `x W^T`: `[rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor, KernelError> {
-        linear::forward(&Input::new(x, self.compute)?, &self.weight)
+        linear::forward(&Input::new(x, self.compute), &self.weight)
     }
 }
 

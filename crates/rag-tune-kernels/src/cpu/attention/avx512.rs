@@ -10,21 +10,13 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::element::{BLOCK, Keep, LANES, Product, TILE_ROWS};
+use super::element::{BLOCK, Keep, LANES, Product};
 use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
-
-/// Whether this processor has what the functions here are compiled for.
-pub(super) fn is_supported() -> bool {
-    use std::arch::is_x86_feature_detected as has;
-    has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512vl")
-        && has!("avx512dq")
-        && has!("avx512bf16")
-}
+use crate::cpu::gemm::TILE_ROWS;
+use crate::processor::has_bf16;
 
 pub(super) fn multiply(product: &Product<'_, bf16>, out: &mut [f32]) {
-    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    assert!(has_bf16(), "the processor lacks AVX-512 BF16");
     let mut row = 0;
     while row < product.rows {
         // SAFETY: the processor has AVX-512 BF16; `Product::check` has compared all of the product's rows and
@@ -95,7 +87,7 @@ unsafe fn tile<const ROWS: usize>(
 }
 
 pub(super) fn softmax(tile: Softmax<'_, bf16>) {
-    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    assert!(has_bf16(), "the processor lacks AVX-512 BF16");
     // SAFETY: the processor has what the function is compiled for.
     unsafe { softmax_here(tile) }
 }
@@ -107,7 +99,7 @@ fn softmax_here(tile: Softmax<'_, bf16>) {
 }
 
 pub(super) fn score_gradient(tile: ScoreGradient<'_, bf16>) {
-    assert!(is_supported(), "the processor lacks AVX-512 BF16");
+    assert!(has_bf16(), "the processor lacks AVX-512 BF16");
     // SAFETY: the processor has what the function is compiled for.
     unsafe { score_gradient_here(tile) }
 }

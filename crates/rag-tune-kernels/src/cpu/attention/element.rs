@@ -12,13 +12,14 @@ use super::scratch::Scratch;
 use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
 use crate::buffer::Buffer;
 use crate::cpu::convert::{to_bf16, to_f32};
+use crate::cpu::gemm::TILE_ROWS;
+use crate::cpu::gemm::tile_f32::{self, Operands, Sums};
+use crate::processor::level_in_use;
 use crate::stored::Stored;
 use crate::tensor::Tensor;
 
 /// Queries and keys of a block, and columns of a panel: four AVX-512 registers of f32.
 pub(super) const BLOCK: usize = 64;
-/// Rows of a register tile.
-pub(super) const TILE_ROWS: usize = 6;
 
 /// The left side of a product, `[rows, groups][GROUP]` anywhere in a slice.
 #[derive(Clone, Copy)]
@@ -135,61 +136,30 @@ impl Element for f32 {
 /// Values of an AVX-512 register, or of two of AVX2.
 pub(super) const LANES: usize = 16;
 
-#[multiversion::multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+fma",
-    "x86_64+avx2+fma",
-    "aarch64+neon"
-))]
 fn multiply_f32(product: &Product<'_, f32>, out: &mut [f32]) {
-    let mut row = 0;
-    while row < product.rows {
-        let rows = TILE_ROWS.min(product.rows - row);
-        for column in (0..product.columns).step_by(LANES) {
-            match rows {
-                TILE_ROWS => tile_f32::<TILE_ROWS>(product, row, column, out),
-                _ => {
-                    (row..row + rows).for_each(|row| tile_f32::<1>(product, row, column, out));
-                }
-            }
-        }
-        row += rows;
-    }
-}
-
-/// `ROWS` rows by 16 columns.
-///
-/// The product must have been checked.
-#[inline(always)]
-fn tile_f32<const ROWS: usize>(
-    product: &Product<'_, f32>,
-    first_row: usize,
-    column: usize,
-    out: &mut [f32],
-) {
-    let mut sums = [[0.0_f32; LANES]; ROWS];
-    let lines = product.panel.as_chunks::<BLOCK>().0;
     let left = product.left;
-    for (group, line) in lines.iter().enumerate().take(product.groups) {
-        let weights = &line.as_chunks::<LANES>().0[column / LANES];
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let at = (first_row + row) * left.row_stride + group * left.group_stride;
-            // SAFETY: rows below `rows` and groups below `groups` are inside `left`: `Product::check`.
-            let value = unsafe { *left.values.get_unchecked(at) };
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum += value * weight;
-            }
-        }
-    }
-    let columns = LANES.min(product.columns - column);
-    for (row, sums) in sums.iter().enumerate() {
-        let row = first_row + row;
-        let out = &mut out[row * product.out_stride + column..][..columns];
-        match product.keep {
-            Keep::Nothing => out.copy_from_slice(&sums[..columns]),
-            Keep::All | Keep::Scaled(_) => {
-                let factor = product.factor(row);
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = *out * factor + sum;
+    let mut sums: Sums = [[0.0; BLOCK]; TILE_ROWS];
+    for first in (0..product.rows).step_by(TILE_ROWS) {
+        let rows = TILE_ROWS.min(product.rows - first);
+        let operands = Operands {
+            left: left.values[first * left.row_stride..].as_ptr(),
+            row_stride: left.row_stride,
+            step: left.group_stride,
+            right: product.panel.as_ptr(),
+            depth: product.groups,
+            columns: product.columns,
+        };
+        // SAFETY: `Product::check` has compared rows, groups and columns with the lengths of the slices.
+        unsafe { tile_f32::multiply(level_in_use(), rows, operands, &mut sums) };
+        for (row, sums) in (first..).zip(&sums[..rows]) {
+            let out = &mut out[row * product.out_stride..][..product.columns];
+            match product.keep {
+                Keep::Nothing => out.copy_from_slice(&sums[..product.columns]),
+                Keep::All | Keep::Scaled(_) => {
+                    let factor = product.factor(row);
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out = *out * factor + sum;
+                    }
                 }
             }
         }
@@ -213,7 +183,7 @@ fn two_lines(rows: [&[f32; LANES]; 2], to: &mut [f32], lane: usize) {
     to[BLOCK + lane * LANES..][..LANES].copy_from_slice(rows[1]);
 }
 
-/// Only where `avx512::is_supported`; elsewhere f32 takes its place.
+/// Only where the processor has AVX-512 BF16 (`processor::has_bf16`); elsewhere f32 takes its place.
 impl Element for bf16 {
     const GROUP: usize = 2;
 
@@ -251,10 +221,6 @@ impl Element for bf16 {
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) mod avx512 {
     use super::*;
-
-    pub(super) fn is_supported() -> bool {
-        false
-    }
 
     pub(super) fn multiply(_product: &Product<'_, bf16>, _out: &mut [f32]) {
         unreachable!("f32 takes the place of bf16 on processors without AVX-512 BF16");

@@ -29,6 +29,7 @@ use self::scratch::{Rows, Scratch, pack_columns, pack_rows, panels};
 use self::softmax::{ScoreGradient, Softmax, SoftmaxState};
 use crate::attention::{AttentionOutput, Heads, Qkv, QkvGradient};
 use crate::buffer::Buffer;
+use crate::processor::has_bf16;
 use crate::sequences::Sequences;
 use crate::stored::{Stored, Values};
 use crate::tensor::Tensor;
@@ -156,7 +157,7 @@ macro_rules! with_inputs {
         let (qkv, heads): (Qkv<'_>, Heads) = ($qkv, $heads);
         match (qkv.q.values(), qkv.k.values(), qkv.v.values()) {
             (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v))
-                if avx512::is_supported() && heads.dim.is_multiple_of(2) =>
+                if has_bf16() && heads.dim.is_multiple_of(2) =>
             {
                 let $inputs = Inputs { q, k, v, heads };
                 $body

@@ -4,7 +4,7 @@ use half::bf16;
 
 use crate::nf4::{BLOCK, LEVELS, Scales, ZERO};
 
-use super::panels::{Direction, PANEL, PackedWeights};
+use super::{Direction, PANEL, PackedWeights};
 
 /// Packed NF4 codes, `[out / 64][in / 2][64]` bytes, and the scales in row-major order of the weights.
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ struct Line {
 }
 
 impl Nf4Codes<'_> {
-    /// See [`PackedWeights::write_panel`].
+    /// See [`PackedWeights::pairs`].
     pub(super) fn write_panel(
         self,
         weights: &PackedWeights<'_>,
@@ -179,6 +179,7 @@ unsafe fn widen_avx512(line: &Line, to: &mut [bf16]) {
 mod tests {
     use super::*;
     use crate::Matrix;
+    use crate::cpu::panels::PanelScratch;
     use crate::nf4::Nf4;
     use crate::reference::testing::noise;
 
@@ -195,8 +196,8 @@ mod tests {
                 assert!(row_scale.is_none());
                 let pairs = weights.inner().div_ceil(2);
                 for panel in 0..weights.columns().div_ceil(PANEL) {
-                    let mut to = vec![bf16::NAN; pairs * PANEL * 2];
-                    weights.write_panel(panel, 0, &mut to);
+                    let mut scratch = PanelScratch::default();
+                    let to = weights.pairs(panel, 0, 2 * pairs, &mut scratch);
                     assert!(
                         to.iter().all(|value| value.is_finite()),
                         "padding is a number"

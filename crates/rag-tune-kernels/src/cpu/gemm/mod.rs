@@ -1,0 +1,248 @@
+//! Products with frozen weights: `out (+)= (rows weights) * scales`.
+//!
+//! A task is a panel of 64 columns for some rows. It takes the inner dimension in blocks whose panel stays in the L2
+//! cache, and within a block goes down the rows in register tiles. Sums run along the inner dimension in one order,
+//! whatever the number of rows, tasks and threads: a row alone gives the same bits as the row in a batch.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::panels::{PANEL, PackedWeights, PanelScratch};
+
+mod bf16;
+mod f32;
+mod int8;
+pub(crate) mod tile_f32;
+
+pub(crate) use bf16::{Bf16Product, Bf16Rows};
+pub(crate) use f32::{F32Product, round_rows};
+pub(crate) use int8::{Int8Product, Int8Rows};
+
+/// Rows a tile has at most: 6 rows by 64 columns are 24 registers of sums, which leaves no load unhidden.
+pub(crate) const TILE_ROWS: usize = 6;
+/// Rows a task has at most, a multiple of [`TILE_ROWS`]. Widening a panel is then a few per cent of the product.
+const TASK_ROWS: usize = 768;
+/// Rows a task should have at least, where there are so many.
+const LEAST_TASK_ROWS: usize = 96;
+
+thread_local! {
+    /// A panel's memory, kept from product to product: a task lasts no longer than clearing it anew would.
+    static SCRATCH: RefCell<PanelScratch> = RefCell::default();
+}
+
+/// What happens to a product before it is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Epilogue<'a> {
+    /// Whether the product is added to what is there.
+    pub(crate) accumulate: bool,
+    /// One factor per column.
+    pub(crate) scales: Option<&'a [f32]>,
+}
+
+/// One precision's way to multiply rows by a panel.
+pub(crate) trait Product: Sync {
+    /// The left side's rows.
+    fn rows(&self) -> usize;
+
+    /// The right side.
+    fn weights(&self) -> &PackedWeights<'_>;
+
+    /// Values of the inner dimension a block has, a multiple of 64.
+    fn block(&self) -> usize;
+
+    /// Multiplies the rows by one block of a panel, tile by tile ([`tiles`]).
+    ///
+    /// # Safety
+    /// `out` must be valid for `rows` of the result from `store`'s first column on.
+    unsafe fn panel(
+        &self,
+        panel: usize,
+        inner: Range<usize>,
+        rows: Range<usize>,
+        out: Target,
+        store: Store<'_>,
+        scratch: &mut PanelScratch,
+    );
+}
+
+/// A result shared by tasks that write disjoint parts of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    data: *mut f32,
+    stride: usize,
+}
+// SAFETY: the tasks of `multiply` write disjoint (rows x panel) rectangles.
+unsafe impl Sync for Target {}
+// SAFETY: as above.
+unsafe impl Send for Target {}
+
+impl Target {
+    /// # Safety
+    /// The place must be inside the result.
+    unsafe fn at(self, row: usize, column: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.data.add(row * self.stride + column) }
+    }
+}
+
+/// How a tile is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Store<'a> {
+    first_column: usize,
+    /// Up to [`PANEL`].
+    columns: usize,
+    /// `[columns]`
+    scales: Option<&'a [f32]>,
+    accumulate: bool,
+}
+
+/// `out (+)= product`, `out` being `[rows, columns]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn multiply(out: &mut [f32], product: &impl Product, epilogue: Epilogue<'_>) {
+    let (rows, columns) = (product.rows(), product.weights().columns());
+    assert_eq!(out.len(), rows * columns, "size of the result");
+    assert!(
+        epilogue.scales.is_none_or(|scales| scales.len() == columns),
+        "number of scales"
+    );
+    if out.is_empty() {
+        return;
+    }
+    if product.weights().inner() == 0 {
+        if !epilogue.accumulate {
+            out.fill(0.0);
+        }
+        return;
+    }
+    let panels = columns.div_ceil(PANEL);
+    let target = Target {
+        data: out.as_mut_ptr(),
+        stride: columns,
+    };
+    let task_rows = rows_per_task(rows, panels);
+    let tasks = panels * rows.div_ceil(task_rows);
+    let run = |task: usize| {
+        let (panel, rows_before) = (task % panels, task / panels * task_rows);
+        let rows = rows_before..(rows_before + task_rows).min(rows);
+        SCRATCH.with_borrow_mut(|scratch| {
+            run_task(product, panel, rows, target, epilogue, scratch);
+        });
+    };
+    let tasks = (0..tasks).into_par_iter();
+    match rows > TILE_ROWS {
+        // Tasks of unequal length: each on its own, so that all threads have work to the end.
+        true => tasks.with_max_len(1).for_each(run),
+        // Reading the weights is all there is, and a task of its own costs as much as a panel of them.
+        false => tasks
+            .with_min_len((panels / (2 * rayon::current_num_threads())).clamp(1, 16))
+            .for_each(run),
+    }
+}
+
+/// Rows a task gets, so that all threads have work to the end.
+fn rows_per_task(rows: usize, panels: usize) -> usize {
+    let wanted_tasks = 6 * rayon::current_num_threads();
+    let row_tasks = wanted_tasks.div_ceil(panels).max(rows.div_ceil(TASK_ROWS));
+    // Fewer rows would not pay for widening the panel once more.
+    rows.div_ceil(row_tasks)
+        .max(LEAST_TASK_ROWS)
+        .next_multiple_of(TILE_ROWS)
+}
+
+/// One panel of the result, for some rows.
+fn run_task(
+    product: &impl Product,
+    panel: usize,
+    rows: Range<usize>,
+    target: Target,
+    epilogue: Epilogue<'_>,
+    scratch: &mut PanelScratch,
+) {
+    let inner = product.weights().inner();
+    let first_column = panel * PANEL;
+    let columns = (target.stride - first_column).min(PANEL);
+    for first in (0..inner).step_by(product.block()) {
+        let block = first..(first + product.block()).min(inner);
+        let store = Store {
+            first_column,
+            columns,
+            scales: epilogue
+                .scales
+                .map(|scales| &scales[first_column..][..columns]),
+            accumulate: epilogue.accumulate || first > 0,
+        };
+        // SAFETY: these rows and columns are inside the result and belong to this task alone.
+        unsafe { product.panel(panel, block, rows.clone(), target, store, scratch) };
+    }
+}
+
+/// Calls `tile` for each tile of `rows` with its first row and how many rows it has.
+fn tiles(rows: Range<usize>, mut tile: impl FnMut(usize, usize)) {
+    let mut row = rows.start;
+    while row < rows.end {
+        let count = TILE_ROWS.min(rows.end - row);
+        tile(row, count);
+        row += count;
+    }
+}
+
+/// Stores `ROWS` rows of 64 sums.
+///
+/// # Safety
+/// `out` must be valid for `ROWS` rows of `store.columns` values, `stride` apart; the processor must have AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn store_avx512<const ROWS: usize>(
+    sums: &[[std::arch::x86_64::__m512; 4]; ROWS],
+    out: *mut f32,
+    stride: usize,
+    store: Store<'_>,
+) {
+    use std::arch::x86_64::{
+        _mm512_add_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    };
+    for lane in 0..4 {
+        let valid = store.columns.saturating_sub(lane * 16).min(16);
+        if valid == 0 {
+            return;
+        }
+        let mask = (0xffff_u32 >> (16 - valid)) as u16;
+        // SAFETY: the mask keeps every access below `store.columns`, the length of a row of
+        // `out` and of `scales`.
+        unsafe {
+            let scale = store
+                .scales
+                .map(|scales| _mm512_maskz_loadu_ps(mask, scales.as_ptr().add(lane * 16)));
+            for (row, sums) in sums.iter().enumerate() {
+                let out = out.add(row * stride + lane * 16);
+                let mut value = sums[lane];
+                if let Some(scale) = scale {
+                    value = _mm512_mul_ps(value, scale);
+                }
+                if store.accumulate {
+                    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, out));
+                }
+                _mm512_mask_storeu_ps(out, mask, value);
+            }
+        }
+    }
+}
+
+/// Calls a const generic function with the number of rows of a tile.
+macro_rules! with_rows {
+    ($rows:expr, $call:ident :: <_ $(, $more:ty)?> ($($argument:expr),*)) => {
+        match $rows {
+            1 => $call::<1 $(, $more)?>($($argument),*),
+            2 => $call::<2 $(, $more)?>($($argument),*),
+            3 => $call::<3 $(, $more)?>($($argument),*),
+            4 => $call::<4 $(, $more)?>($($argument),*),
+            5 => $call::<5 $(, $more)?>($($argument),*),
+            _ => $call::<6 $(, $more)?>($($argument),*),
+        }
+    };
+}
+use with_rows;
