@@ -7,10 +7,8 @@ use super::element::Element;
 use crate::attention::{Cache, CacheStorage, Heads};
 use crate::cpu::ELEMENTS_PER_TASK;
 use crate::cpu::exp::exp;
+use crate::cpu::fused::{LANES, sum_of_lanes};
 use crate::tensor::Tensor;
-
-/// Values of a SIMD register, and of the pieces in which a head's features are read.
-const LANES: usize = 16;
 
 pub(crate) fn decode(q: &Tensor, caches: &[&Cache], heads: Heads) -> Tensor {
     let mut out = Tensor::stale(q.rows(), q.cols());
@@ -96,7 +94,14 @@ fn decode_head<E: Element>(
         let value = &values[of_head.clone()];
         for (query, out) in out.chunks_exact_mut(dim).enumerate() {
             let probability = scores[query * positions + position];
-            for (out, value) in out.iter_mut().zip(value) {
+            let (outs, rest) = out.as_chunks_mut::<LANES>();
+            let (values, value_rest) = value.as_chunks::<LANES>();
+            for (out, value) in outs.iter_mut().zip(values) {
+                for (out, value) in out.iter_mut().zip(value) {
+                    *out += probability * value.to_f32();
+                }
+            }
+            for (out, value) in rest.iter_mut().zip(value_rest) {
                 *out += probability * value.to_f32();
             }
         }
@@ -107,12 +112,17 @@ fn decode_head<E: Element>(
 #[inline(always)]
 fn dot<E: Element>(left: &[f32], right: &[E]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
-    for (left, right) in left.chunks(LANES).zip(right.chunks(LANES)) {
+    let (lefts, left_rest) = left.as_chunks::<LANES>();
+    let (rights, right_rest) = right.as_chunks::<LANES>();
+    for (left, right) in lefts.iter().zip(rights) {
         for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
             *lane += left * right.to_f32();
         }
     }
-    lanes.iter().sum()
+    for ((lane, left), right) in lanes.iter_mut().zip(left_rest).zip(right_rest) {
+        *lane += left * right.to_f32();
+    }
+    sum_of_lanes(lanes)
 }
 
 /// Scores to probabilities.
@@ -132,6 +142,6 @@ fn softmax(scores: &mut [f32]) {
             *sum += *score;
         }
     }
-    let inverse = 1.0 / sums.iter().sum::<f32>();
+    let inverse = 1.0 / sum_of_lanes(sums);
     scores.iter_mut().for_each(|score| *score *= inverse);
 }
