@@ -128,9 +128,7 @@ fn quantize_row(
 /// Codes of up to [`GROUP`] values; returns their scale and offset.
 fn quantize_group(data: &[f32], codes: &mut [i8]) -> (f32, i32) {
     #[cfg(target_arch = "x86_64")]
-    if level_in_use() >= Level::Avx512 && data.len() == GROUP {
-        let data: &[f32; GROUP] = data.try_into().expect("the length was just compared");
-        let codes: &mut [i8; GROUP] = codes.try_into().expect("as long as `data`");
+    if level_in_use() >= Level::Avx512 {
         // SAFETY: the level says that the processor has AVX-512.
         return unsafe { quantize_group_avx512(data, codes) };
     }
@@ -157,16 +155,25 @@ fn factor(absmax: f32) -> f32 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn quantize_group_avx512(data: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, i32) {
+fn quantize_group_avx512(data: &[f32], codes: &mut [i8]) -> (f32, i32) {
     use std::arch::x86_64::{
-        _mm_storeu_si128, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_cvtepi32_epi8,
-        _mm512_cvtps_epi32, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_epi32,
-        _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_setzero_si512,
+        _mm_mask_storeu_epi8, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_cvtepi32_epi8,
+        _mm512_cvtps_epi32, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_mul_ps,
+        _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_setzero_si512,
     };
-    // SAFETY: 16 values at `16 * at` of 128.
-    let values: [_; GROUP / 16] =
-        std::array::from_fn(|at| unsafe { _mm512_loadu_ps(data.as_ptr().add(16 * at)) });
+    assert!(
+        data.len() <= GROUP && codes.len() >= data.len(),
+        "a group's size"
+    );
+    let mask = |at: usize| {
+        let valid = data.len().saturating_sub(16 * at).min(16);
+        ((1_u32 << valid) - 1) as u16
+    };
+    let values: [_; GROUP / 16] = std::array::from_fn(|at| {
+        // SAFETY: the mask keeps the access inside `data`; the pointer is not read where it is zero.
+        unsafe { _mm512_maskz_loadu_ps(mask(at), data.as_ptr().wrapping_add(16 * at)) }
+    });
     let (mut largest, mut finite) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for value in values {
         largest = _mm512_max_ps(_mm512_abs_ps(value), largest);
@@ -179,12 +186,10 @@ fn quantize_group_avx512(data: &[f32; GROUP], codes: &mut [i8; GROUP]) -> (f32, 
         // To the nearest, ties to even: the mode that Rust programs run in.
         let code = _mm512_cvtps_epi32(_mm512_mul_ps(value, factor));
         sum = _mm512_add_epi32(sum, code);
-        // SAFETY: 16 codes at `16 * at` of 128.
+        // SAFETY: the mask keeps the access inside `codes`, which is as long as `data`.
         unsafe {
-            _mm_storeu_si128(
-                codes.as_mut_ptr().add(16 * at).cast(),
-                _mm512_cvtepi32_epi8(code),
-            );
+            let codes = codes.as_mut_ptr().wrapping_add(16 * at);
+            _mm_mask_storeu_epi8(codes, mask(at), _mm512_cvtepi32_epi8(code));
         }
     }
     let finite = _mm512_reduce_add_ps(finite);
