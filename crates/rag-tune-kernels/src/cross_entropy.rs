@@ -6,7 +6,7 @@
 
 use crate::cpu;
 use crate::error::{KernelError, check_shape};
-use crate::linear;
+use crate::linear::{self, Write};
 use crate::matrix::{Compute, Matrix};
 use crate::tensor::Tensor;
 
@@ -47,8 +47,8 @@ pub fn cross_entropy(
         let mut logits = chunk_logits(hidden, head, index, labels.len(), compute)?;
         loss.sum +=
             cpu::cross_entropy::loss_and_gradient(logits.data_mut(), labels, gradient_scale);
-        let mut d_chunk = Tensor::zeros(labels.len(), hidden_size);
-        linear::backward(&logits, head, compute, &mut d_chunk)?;
+        let mut d_chunk = Tensor::stale(labels.len(), hidden_size);
+        linear::write_backward(&logits, head, compute, Write::Set, &mut d_chunk)?;
         d_hidden.extend_from_slice(d_chunk.data());
     }
     loss.d_hidden = Tensor::from_vec(labels.len(), hidden_size, d_hidden)?;

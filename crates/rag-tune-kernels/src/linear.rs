@@ -140,6 +140,16 @@ pub enum Write {
     Add,
 }
 
+impl Write {
+    /// The factor of what is there, as the thin products take it.
+    pub fn keep(self) -> f32 {
+        match self {
+            Self::Set => 0.0,
+            Self::Add => 1.0,
+        }
+    }
+}
+
 /// `y = x W^T` or `y += x W^T`.
 ///
 /// # Shapes
@@ -166,7 +176,7 @@ pub fn write_forward(
     }
     let mut scratch = Vec::new();
     let weight = dense_view(weight, &mut scratch).transposed();
-    multiply(y, keep(write), 1.0, view(x.tensor), weight);
+    multiply(y, write.keep(), 1.0, view(x.tensor), weight);
     Ok(())
 }
 
@@ -225,16 +235,8 @@ fn backward_at_level(
     }
     let mut scratch = Vec::new();
     let weight = dense_view(weight, &mut scratch);
-    multiply(dx, keep(write), 1.0, view(dy), weight);
+    multiply(dx, write.keep(), 1.0, view(dy), weight);
     Ok(())
-}
-
-/// The factor of what is there.
-fn keep(write: Write) -> f32 {
-    match write {
-        Write::Set => 0.0,
-        Write::Add => 1.0,
-    }
 }
 
 fn dense_view<'a>(weight: &'a Matrix, scratch: &'a mut Vec<f32>) -> View<'a> {

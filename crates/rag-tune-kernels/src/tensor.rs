@@ -24,8 +24,8 @@ impl Tensor {
         }
     }
 
-    /// `[rows, cols]` of unspecified values, for a result that is about to be written.
-    pub(crate) fn stale(rows: usize, cols: usize) -> Self {
+    /// `[rows, cols]` of unspecified values, for a result that is about to be written whole.
+    pub fn stale(rows: usize, cols: usize) -> Self {
         Self {
             rows,
             cols,

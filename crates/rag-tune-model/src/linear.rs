@@ -5,7 +5,7 @@ mod dora;
 use std::collections::BTreeMap;
 
 use rag_tune_kernels::dropout::Dropout;
-use rag_tune_kernels::linear::{self, Input, product_nn, product_nt, product_tn};
+use rag_tune_kernels::linear::{self, Input, Write, product_nn, product_nt, product_tn};
 use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor};
 
 use self::dora::{Dora, add_rescaled, rescaled, scale_columns, scaled_rows};
@@ -104,7 +104,7 @@ impl GroupContext {
                 downs.push(None);
                 continue;
             };
-            let mut down = Tensor::zeros(x.rows(), lora.a.rows());
+            let mut down = Tensor::stale(x.rows(), lora.a.rows());
             product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
             match layer.dora {
                 None => product_nt(output, 1.0, layer.scaling, &down, &lora.b)?,
@@ -135,7 +135,9 @@ impl GroupContext {
         downs: &Downs,
         mut gradients: [Option<&mut LoraFactors>; N],
     ) -> Result<Tensor, KernelError> {
-        let mut d_x = Tensor::zeros(x.rows(), x.cols());
+        let mut d_x = Tensor::stale(x.rows(), x.cols());
+        // What comes first replaces, what follows is added.
+        let mut write = Write::Set;
         let adapted = layers.iter().any(|layer| layer.lora.is_some());
         let dropped = if adapted { self.dropped(x) } else { None };
         let lora_input = dropped.as_ref().unwrap_or(x);
@@ -157,7 +159,7 @@ impl GroupContext {
                         dora_gradients(layer, dora, d_output, down, &base, gradient)?;
                         if dropped.is_some() {
                             let d_base = rescaled(d_output, &dora.factors());
-                            linear::backward(&d_base, layer.weight, self.compute, &mut d_x)?;
+                            self.add_backward(&d_base, layer.weight, &mut write, &mut d_x)?;
                         }
                         &scaled_rows(&lora.b, &dora.factors())
                     }
@@ -166,28 +168,44 @@ impl GroupContext {
                         &lora.b
                     }
                 };
-                let mut d_down = Tensor::zeros(x.rows(), lora.a.rows());
+                let mut d_down = Tensor::stale(x.rows(), lora.a.rows());
                 product_nn(&mut d_down, 0.0, layer.scaling, d_output, b)?;
                 product_tn(&mut gradient.a, 1.0, 1.0, &d_down, lora_input)?;
-                product_nn(&mut d_x, 1.0, 1.0, &d_down, &lora.a)?;
+                product_nn(&mut d_x, write.keep(), 1.0, &d_down, &lora.a)?;
+                write = Write::Add;
             }
             // The same mask as in the forward pass: values that fell out pass no gradient.
-            if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
+            if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0)
+                && write == Write::Add
+            {
                 dropout.apply_in_place(&mut d_x);
             }
         }
         for (layer, d_output) in layers.iter().zip(d_outputs) {
             // With dropout, the rest of what DoRA passes back went through the mask above.
             match layer.dora.filter(|_| dropped.is_none()) {
-                None => linear::backward(d_output, layer.weight, self.compute, &mut d_x)?,
+                None => self.add_backward(d_output, layer.weight, &mut write, &mut d_x)?,
                 Some(dora) => {
                     let mut d_base = d_output.clone();
                     scale_columns(&mut d_base, &dora.factors());
-                    linear::backward(&d_base, layer.weight, self.compute, &mut d_x)?;
+                    self.add_backward(&d_base, layer.weight, &mut write, &mut d_x)?;
                 }
             }
         }
         Ok(d_x)
+    }
+
+    /// `d_x (+)= d_output W`; whatever comes next is added.
+    fn add_backward(
+        &self,
+        d_output: &Tensor,
+        weight: &Matrix,
+        write: &mut Write,
+        d_x: &mut Tensor,
+    ) -> Result<(), KernelError> {
+        linear::write_backward(d_output, weight, self.compute, *write, d_x)?;
+        *write = Write::Add;
+        Ok(())
     }
 
     /// The dropped activation as an input of the base, which DoRA asks for.
