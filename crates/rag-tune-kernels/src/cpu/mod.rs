@@ -18,6 +18,7 @@ pub(crate) mod peak;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
+mod target;
 
 use rayon::prelude::*;
 

@@ -1,71 +1,54 @@
 //! The tile kernels of bf16 on AVX-512 BF16.
 
 use std::arch::x86_64::{
-    __m256i, __m512bh, __m512i, _mm256_storeu_si256, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_storeu_si512,
+    __m256i, __m512i, _mm256_storeu_si256, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_ps, _mm512_storeu_si512,
 };
 use std::mem::transmute;
 
 use half::bf16;
 
-use super::element::{BLOCK, Keep, LANES, Product};
+use super::element::{Keep, LANES, Left, Product};
 use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
-use crate::cpu::gemm::TILE_ROWS;
+use crate::cpu::gemm::{TILE_ROWS, bf16::sums, with_rows};
 use crate::processor::has_bf16;
 
 pub(super) fn multiply(product: &Product<'_, bf16>, out: &mut [f32]) {
     assert!(has_bf16(), "the processor lacks AVX-512 BF16");
-    let mut row = 0;
-    while row < product.rows {
+    for row in (0..product.rows).step_by(TILE_ROWS) {
         // SAFETY: the processor has AVX-512 BF16; `Product::check` has compared all of the product's rows and
         // columns with the lengths of its slices.
-        let rows = unsafe {
-            match product.rows - row {
-                1 => tile::<1>(product, row, out),
-                2 => tile::<2>(product, row, out),
-                3 => tile::<3>(product, row, out),
-                4 => tile::<4>(product, row, out),
-                5 => tile::<5>(product, row, out),
-                _ => tile::<TILE_ROWS>(product, row, out),
-            }
+        unsafe {
+            with_rows!(
+                TILE_ROWS.min(product.rows - row),
+                tile::<_>(product, row, out)
+            )
         };
-        row += rows;
     }
 }
 
-/// `ROWS` rows of the result from `first_row`; returns `ROWS`.
+/// `ROWS` rows of the result from `first_row`.
 ///
 /// # Safety
 /// The product must have been checked, and have `ROWS` rows from `first_row`; the processor must have AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn tile<const ROWS: usize>(
-    product: &Product<'_, bf16>,
-    first_row: usize,
-    out: &mut [f32],
-) -> usize {
-    let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
-    let mut panel = product.panel.as_ptr();
-    let (row_stride, group_stride) = (product.left.row_stride, product.left.group_stride);
+unsafe fn tile<const ROWS: usize>(product: &Product<'_, bf16>, first_row: usize, out: &mut [f32]) {
+    let Left {
+        values,
+        row_stride,
+        group_stride,
+    } = product.left;
     // SAFETY: rows below `product.rows` and groups below `product.groups` are inside `left` and `panel`, as checked.
-    unsafe {
-        let mut left = product.left.values.as_ptr().add(first_row * row_stride);
-        for _ in 0..product.groups {
-            let weights: [__m512bh; 4] = std::array::from_fn(|lane| {
-                transmute(_mm512_loadu_si512(panel.add(lane * 32).cast()))
-            });
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let pair = left.add(row * row_stride).cast::<i32>().read_unaligned();
-                let pair: __m512bh = transmute(_mm512_set1_epi32(pair));
-                for (sum, weights) in sums.iter_mut().zip(weights) {
-                    *sum = _mm512_dpbf16_ps(*sum, pair, weights);
-                }
-            }
-            panel = panel.add(2 * BLOCK);
-            left = left.wrapping_add(group_stride);
-        }
-    }
+    let sums = unsafe {
+        let left = values.as_ptr().add(first_row * row_stride);
+        sums::<ROWS>(
+            left,
+            [row_stride, group_stride],
+            product.panel.as_ptr(),
+            product.groups,
+        )
+    };
     for lane in 0..product.columns.div_ceil(16) {
         let valid = (product.columns - lane * 16).min(16);
         let mask = (0xffff_u32 >> (16 - valid)) as u16;
@@ -83,7 +66,6 @@ unsafe fn tile<const ROWS: usize>(
             }
         }
     }
-    ROWS
 }
 
 pub(super) fn softmax(tile: Softmax<'_, bf16>) {

@@ -18,7 +18,6 @@ mod element;
 mod scratch;
 mod softmax;
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -29,6 +28,7 @@ use self::scratch::{Rows, Scratch, pack_columns, pack_rows, panels};
 use self::softmax::{ScoreGradient, Softmax, SoftmaxState};
 use crate::attention::{AttentionOutput, Heads, Qkv, QkvGradient};
 use crate::buffer::Buffer;
+use crate::cpu::target::Target;
 use crate::processor::has_bf16;
 use crate::sequences::Sequences;
 use crate::stored::{Stored, Values};
@@ -111,43 +111,6 @@ impl Task {
             }
         }
         tasks
-    }
-}
-
-/// A matrix that tasks write disjoint rectangles of.
-struct Target<'a, T> {
-    data: *mut T,
-    len: usize,
-    stride: usize,
-    borrow: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: the tasks of a pass write disjoint rectangles, each through `Target::part`.
-unsafe impl<T: Send> Sync for Target<'_, T> {}
-
-impl<'a, T> Target<'a, T> {
-    fn new(data: &'a mut [T], stride: usize) -> Self {
-        Self {
-            data: data.as_mut_ptr(),
-            len: data.len(),
-            stride,
-            borrow: PhantomData,
-        }
-    }
-
-    /// Columns `first..first + count` of one row.
-    ///
-    /// # Safety
-    /// No other reference to any of them may be alive.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the caller promises that it is the only one"
-    )]
-    unsafe fn part(&self, row: usize, first: usize, count: usize) -> &mut [T] {
-        let start = row * self.stride + first;
-        assert!(first + count <= self.stride && start + count <= self.len);
-        // SAFETY: inside the borrowed slice, as just checked, and the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), count) }
     }
 }
 

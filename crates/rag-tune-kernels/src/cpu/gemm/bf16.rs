@@ -2,12 +2,17 @@
 //!
 //! A tile is 6 rows by 64 columns: 24 registers of sums, 4 of weights, one broadcast pair of the left side.
 
-use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+};
+#[cfg(target_arch = "x86_64")]
+use std::mem::transmute;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Product, Store, Target};
+use super::{Part, Product, Store, TILE_ROWS};
 use crate::buffer::Buffer;
 use crate::cpu::convert::to_bf16;
 #[cfg(target_arch = "x86_64")]
@@ -85,10 +90,6 @@ pub(crate) struct Bf16Product<'a> {
 impl<'a> Bf16Product<'a> {
     /// # Panics
     /// If the inner dimensions differ.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "there are no such instructions")
-    )]
     pub(crate) fn new(rows: &'a Bf16Rows, weights: PackedWeights<'a>) -> Self {
         assert_eq!(rows.inner, weights.inner(), "inner dimensions");
         assert_eq!(rows.data.len(), rows.rows * rows.stride(), "left side");
@@ -109,85 +110,100 @@ impl Product for Bf16Product<'_> {
         BLOCK
     }
 
-    unsafe fn panel(
-        &self,
-        panel: usize,
-        inner: Range<usize>,
-        rows: Range<usize>,
-        out: Target,
-        store: Store<'_>,
-        scratch: &mut PanelScratch,
-    ) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let stride = self.rows.stride();
-            let pairs = inner.len().div_ceil(2);
-            if rows.len() <= super::TILE_ROWS
-                && self.weights.direction == Direction::Forward
-                && matches!(self.weights.codes, Codes::Int8(_))
-            {
-                let (first, count) = (inner.start, inner.len());
-                let codes = self.weights.quadruples(panel, first, count, scratch);
+    unsafe fn multiply(&self, part: &Part<'_>, scratch: &mut PanelScratch) {
+        let (stride, inner) = (self.rows.stride(), part.inner.clone());
+        let pairs = inner.len().div_ceil(2);
+        // For so few rows, widening a panel into memory first would take longer than the product.
+        let right = match (self.weights.codes, self.weights.direction) {
+            (Codes::Int8(_), Direction::Forward) if part.rows.len() <= TILE_ROWS => {
+                let codes = self.weights.quadruples(part.panel, inner.clone(), scratch);
                 assert!(codes.len() >= pairs.div_ceil(2) * 256, "panel");
-                let left = &self.rows.data[rows.start * stride + first..];
-                assert!(
-                    left.len() >= (rows.len() - 1) * stride + 2 * pairs,
-                    "left side"
-                );
-                // SAFETY: as below.
-                unsafe {
-                    let out_at = out.at(rows.start, store.first_column);
-                    let (left, codes) = (left.as_ptr(), codes.as_ptr());
-                    super::with_rows!(
-                        rows.len(),
-                        tile_of_codes::<_>(left, stride, codes, pairs, out_at, out.stride, store)
-                    );
-                }
-                return;
+                Right::Codes(codes.as_ptr())
             }
-            let weights = self.weights.pairs(panel, inner.start, inner.len(), scratch);
-            assert!(weights.len() >= pairs * 128, "panel");
-            super::tiles(rows, |row, count| {
-                let left = &self.rows.data[row * stride + inner.start..];
-                assert!(left.len() >= (count - 1) * stride + 2 * pairs, "left side");
-                // SAFETY: the lengths were just checked, the caller vouches for `out`, and `linear` takes this
-                // product only where the level says that the processor has AVX-512 BF16.
-                unsafe {
-                    let out_at = out.at(row, store.first_column);
-                    let (left, right) = (left.as_ptr(), weights.as_ptr());
-                    super::with_rows!(
-                        count,
-                        tile::<_>(left, stride, right, pairs, out_at, out.stride, store)
-                    );
-                }
-            });
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = (panel, inner, rows, out, store, scratch);
-            unreachable!("this product is taken on x86-64 only");
-        }
+            _ => {
+                let weights = self.weights.pairs(part.panel, inner.clone(), scratch);
+                assert!(weights.len() >= pairs * 128, "panel");
+                Right::Pairs(weights.as_ptr())
+            }
+        };
+        let tile = |row: usize, count: usize, out: *mut f32| {
+            let left = &self.rows.data[row * stride + inner.start..];
+            assert!(left.len() >= (count - 1) * stride + 2 * pairs, "left side");
+            let left = left.as_ptr();
+            // SAFETY: the lengths were just checked, the rows of `out` are this tile's, and `linear` takes this
+            // product only where the level says that the processor has AVX-512 BF16.
+            unsafe {
+                let (out_stride, store) = (part.out.stride(), part.store);
+                super::with_rows!(
+                    count,
+                    tile::<_>(left, stride, right, pairs, out, out_stride, store)
+                );
+            }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { part.tiles(tile) };
     }
 }
 
+/// A panel of weights.
+#[derive(Clone, Copy)]
+enum Right {
+    /// Lines of 64 pairs.
+    Pairs(*const bf16),
+    /// Lines of 64 quadruples, to be widened in registers.
+    Codes(*const i8),
+}
+
 /// # Safety
-/// `left` must hold `pairs` pairs in each of `ROWS` rows `left_stride` values apart, `right` that many lines of 64
-/// pairs, `out` be valid for the rows that `store` names, and the processor have AVX-512 BF16.
+/// `left` must hold `pairs` pairs in each of `ROWS` rows `left_stride` values apart, `right` that many pairs of each column,
+/// `out` be valid for the rows that `store` names, and the processor have AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn tile<const ROWS: usize>(
     left: *const bf16,
     left_stride: usize,
-    mut right: *const bf16,
+    right: Right,
     pairs: usize,
     out: *mut f32,
     out_stride: usize,
     store: Store<'_>,
 ) {
-    use std::arch::x86_64::{
-        __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-    };
-    use std::mem::transmute;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let sums = match right {
+            Right::Pairs(right) => sums::<ROWS>(left, [left_stride, 2], right, pairs),
+            Right::Codes(codes) => sums_of_codes::<ROWS>(left, left_stride, codes, pairs),
+        };
+        super::store_avx512(&sums, out, out_stride, store);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn tile<const ROWS: usize>(
+    _: *const bf16,
+    _: usize,
+    _: Right,
+    _: usize,
+    _: *mut f32,
+    _: usize,
+    _: Store<'_>,
+) {
+    unreachable!("this product is taken on x86-64 only");
+}
+
+/// Sums of `pairs` pairs for `ROWS` rows by 64 columns; a row's pairs are `step` values apart, rows `row_stride`.
+///
+/// # Safety
+/// `left` must hold the pairs of each row, `right` as many lines of 64, and the processor have AVX-512 BF16.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(crate) unsafe fn sums<const ROWS: usize>(
+    left: *const bf16,
+    [row_stride, step]: [usize; 2],
+    mut right: *const bf16,
+    pairs: usize,
+) -> [[__m512; 4]; ROWS] {
     let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
     for pair in 0..pairs {
         // SAFETY: the caller's promise: both sides hold pair `pair` in each row.
@@ -196,11 +212,7 @@ unsafe fn tile<const ROWS: usize>(
                 transmute(_mm512_loadu_si512(right.add(lane * 32).cast()))
             });
             for (row, sums) in sums.iter_mut().enumerate() {
-                let values = left
-                    .add(row * left_stride + pair * 2)
-                    .cast::<i32>()
-                    .read_unaligned();
-                let values: __m512bh = transmute(_mm512_set1_epi32(values));
+                let values = broadcast(left.add(row * row_stride + pair * step));
                 for (sum, weights) in sums.iter_mut().zip(weights) {
                     *sum = _mm512_dpbf16_ps(*sum, values, weights);
                 }
@@ -208,49 +220,49 @@ unsafe fn tile<const ROWS: usize>(
             right = right.add(128);
         }
     }
-    // SAFETY: the caller's promise about `out`.
-    unsafe { super::store_avx512(&sums, out, out_stride, store) };
+    sums
 }
 
-/// As [`tile`], with 8-bit codes that are widened in registers: for so few rows that widening a panel into memory first
-/// would take longer than the product. The sums are the same in every bit.
+/// As [`sums`], the same in every bit, with 8-bit codes that are widened in registers.
 ///
 /// # Safety
-/// As [`tile`]; `codes` must hold `pairs.div_ceil(2)` lines of 64 quadruples.
+/// As [`sums`]; `codes` must hold `pairs.div_ceil(2)` lines of 64 quadruples.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn tile_of_codes<const ROWS: usize>(
+unsafe fn sums_of_codes<const ROWS: usize>(
     left: *const bf16,
     left_stride: usize,
     codes: *const i8,
     pairs: usize,
-    out: *mut f32,
-    out_stride: usize,
-    store: Store<'_>,
-) {
-    use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps, _mm512_set1_epi32, _mm512_setzero_ps};
-    use std::mem::transmute;
+) -> [[__m512; 4]; ROWS] {
     let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
     for quadruple in 0..pairs.div_ceil(2) {
         for lane in 0..4 {
             // SAFETY: the caller's promise: `codes` holds the quadruple.
             let weights = unsafe { widen_quadruples(codes.add(quadruple * 256 + lane * 64)) };
             for (pair, weights) in (2 * quadruple..pairs).zip(weights) {
+                // SAFETY: both types are 64 bytes without meaning of their own.
+                let weights: __m512bh = unsafe { transmute(weights) };
                 for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: the caller's promise: `left` holds pair `pair` in each row.
-                    unsafe {
-                        let values = left
-                            .add(row * left_stride + pair * 2)
-                            .cast::<i32>()
-                            .read_unaligned();
-                        let values: __m512bh = transmute(_mm512_set1_epi32(values));
-                        let weights: __m512bh = transmute(weights);
-                        sums[lane] = _mm512_dpbf16_ps(sums[lane], values, weights);
-                    }
+                    let values = unsafe { broadcast(left.add(row * left_stride + pair * 2)) };
+                    sums[lane] = _mm512_dpbf16_ps(sums[lane], values, weights);
                 }
             }
         }
     }
-    // SAFETY: the caller's promise about `out`.
-    unsafe { super::store_avx512(&sums, out, out_stride, store) };
+    sums
+}
+
+/// A pair in every lane.
+///
+/// # Safety
+/// Two values must be readable there; the processor must have AVX-512F.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn broadcast(pair: *const bf16) -> __m512bh {
+    // SAFETY: the caller's promise; both types are 64 bytes without meaning of their own.
+    unsafe { transmute(_mm512_set1_epi32(pair.cast::<i32>().read_unaligned())) }
 }

@@ -3,13 +3,13 @@
 //! The other precisions end here where the processor has no instruction for them: their left side is rounded as they
 //! would round it ([`round_rows`], `Int8Rows::dequantized`), and only the sums differ, in f32's last bits.
 
-use std::ops::Range;
 use std::slice;
 
 use rayon::prelude::*;
 
 use super::tile_f32::{self, Operands, Sums};
-use super::{Product, Store, Target};
+use super::{Part, Product, Store, TILE_ROWS};
+use crate::cpu::convert;
 use crate::cpu::panels::{PANEL, PackedWeights, PanelScratch};
 use crate::processor::Level;
 
@@ -19,23 +19,15 @@ const BLOCK: usize = 1024;
 /// f32 rows rounded to bf16, each column times its scale where scales are given.
 pub(crate) fn round_rows(data: &[f32], inner: usize, scales: Option<&[f32]>) -> Vec<f32> {
     let mut rounded = data.to_vec();
-    rounded
-        .par_chunks_mut(inner.max(1))
-        .for_each(|row| match scales {
-            Some(scales) => {
-                for (value, scale) in row.iter_mut().zip(scales) {
-                    *value = rounded_to_bf16(*value * scale);
-                }
+    if let Some(scales) = scales {
+        rounded.par_chunks_mut(inner.max(1)).for_each(|row| {
+            for (value, scale) in row.iter_mut().zip(scales) {
+                *value *= scale;
             }
-            None => row
-                .iter_mut()
-                .for_each(|value| *value = rounded_to_bf16(*value)),
         });
+    }
+    convert::round(&mut rounded);
     rounded
-}
-
-fn rounded_to_bf16(value: f32) -> f32 {
-    crate::cpu::convert::to_f32(crate::cpu::convert::to_bf16(value))
 }
 
 /// Rows times weights, f32.
@@ -89,27 +81,17 @@ impl Product for F32Product<'_> {
         BLOCK
     }
 
-    unsafe fn panel(
-        &self,
-        panel: usize,
-        inner: Range<usize>,
-        rows: Range<usize>,
-        out: Target,
-        store: Store<'_>,
-        scratch: &mut PanelScratch,
-    ) {
-        let stride = self.weights.inner();
+    unsafe fn multiply(&self, part: &Part<'_>, scratch: &mut PanelScratch) {
+        let (stride, inner, store) = (self.weights.inner(), part.inner.clone(), part.store);
         let weights = self
             .weights
-            .lines(panel, inner.start, inner.len(), self.scales, scratch);
+            .lines(part.panel, inner.clone(), self.scales, scratch);
         assert!(weights.len() >= inner.len() * PANEL, "panel");
-        let mut sums: Sums = [[0.0; PANEL]; super::TILE_ROWS];
-        super::tiles(rows, |row, count| {
+        let mut sums: Sums = [[0.0; PANEL]; TILE_ROWS];
+        let tile = |row: usize, count: usize, out: *mut f32| {
             let left = &self.rows[row * stride + inner.start..];
-            assert!(
-                left.len() >= (count - 1) * stride + inner.len(),
-                "left side"
-            );
+            let needed = (count - 1) * stride + inner.len();
+            assert!(left.len() >= needed, "left side");
             let operands = Operands {
                 left: left.as_ptr(),
                 row_stride: stride,
@@ -118,15 +100,17 @@ impl Product for F32Product<'_> {
                 depth: inner.len(),
                 columns: store.columns,
             };
-            // SAFETY: the lengths and, in `new`, the level were checked; the caller vouches for `out`.
+            // SAFETY: the lengths and, in `new`, the level were checked; the rows of `out` are this tile's.
             unsafe {
                 tile_f32::multiply(self.level, count, operands, &mut sums);
                 for (index, sums) in sums[..count].iter().enumerate() {
-                    let out = out.at(row + index, store.first_column);
+                    let out = out.add(index * part.out.stride());
                     store_row(sums, slice::from_raw_parts_mut(out, store.columns), store);
                 }
             }
-        });
+        };
+        // SAFETY: the caller's promise.
+        unsafe { part.tiles(tile) };
     }
 }
 

@@ -4,11 +4,9 @@
 //! own, so that an outlier costs its neighbours precision and no one else. `vpdpbusd` multiplies unsigned by signed
 //! bytes: the weights' codes are taken plus 128, and a group's sum starts from -128 times the sum of its left side.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use super::{Product, Store, Target};
+use super::{Part, Product, Store};
 use crate::buffer::Buffer;
 use crate::cpu::panels::{PackedWeights, PanelScratch};
 use crate::processor::{Level, level_in_use};
@@ -225,64 +223,50 @@ impl Product for Int8Product<'_> {
         BLOCK
     }
 
-    unsafe fn panel(
-        &self,
-        panel: usize,
-        inner: Range<usize>,
-        rows: Range<usize>,
-        out: Target,
-        store: Store<'_>,
-        scratch: &mut PanelScratch,
-    ) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let (stride, groups) = (self.rows.stride(), self.rows.groups());
-            let weights = self
-                .weights
-                .quadruples(panel, inner.start, inner.len(), scratch);
-            let quadruples = inner.len().div_ceil(4);
-            assert!(weights.len() >= quadruples * 256, "panel");
-            super::tiles(rows, |row, count| {
-                let codes = &self.rows.codes[row * stride + inner.start..];
-                assert!(
-                    codes.len() >= (count - 1) * stride + 4 * quadruples,
-                    "left side"
+    unsafe fn multiply(&self, part: &Part<'_>, scratch: &mut PanelScratch) {
+        let (stride, groups) = (self.rows.stride(), self.rows.groups());
+        let inner = part.inner.clone();
+        let codes = self.weights.quadruples(part.panel, inner.clone(), scratch);
+        let quadruples = inner.len().div_ceil(4);
+        assert!(codes.len() >= quadruples * 256, "panel");
+        let right = codes.as_ptr();
+        let tile = |row: usize, count: usize, out: *mut f32| {
+            let codes = &self.rows.codes[row * stride + inner.start..];
+            let needed = (count - 1) * stride + 4 * quadruples;
+            assert!(codes.len() >= needed, "left side");
+            let first_group = row * groups + inner.start / GROUP;
+            let scales = &self.rows.scales[first_group..];
+            let offsets = &self.rows.offsets[first_group..];
+            let needed = (count - 1) * groups + inner.len().div_ceil(GROUP);
+            assert!(scales.len() >= needed && offsets.len() >= needed, "groups");
+            let left = Left {
+                codes: codes.as_ptr(),
+                stride,
+                scales: scales.as_ptr(),
+                offsets: offsets.as_ptr(),
+                groups,
+            };
+            // SAFETY: the lengths were just checked, the rows of `out` are this tile's, and `linear` takes this
+            // product only where the level says that the processor has AVX-512 VNNI.
+            unsafe {
+                let (out_stride, store) = (part.out.stride(), part.store);
+                super::with_rows!(
+                    count,
+                    tile::<_>(left, right, quadruples, out, out_stride, store)
                 );
-                let first_group = row * groups + inner.start / GROUP;
-                let scales = &self.rows.scales[first_group..];
-                let offsets = &self.rows.offsets[first_group..];
-                let needed = (count - 1) * groups + inner.len().div_ceil(GROUP);
-                assert!(scales.len() >= needed && offsets.len() >= needed, "groups");
-                let left = Left {
-                    codes: codes.as_ptr(),
-                    stride,
-                    scales: scales.as_ptr(),
-                    offsets: offsets.as_ptr(),
-                    groups,
-                };
-                // SAFETY: the lengths were just checked, the caller vouches for `out`, and `linear` takes this
-                // product only where the level says that the processor has AVX-512 VNNI.
-                unsafe {
-                    let out_at = out.at(row, store.first_column);
-                    let right = weights.as_ptr();
-                    super::with_rows!(
-                        count,
-                        tile::<_>(left, right, quadruples, out_at, out.stride, store)
-                    );
-                }
-            });
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = (panel, inner, rows, out, store, scratch);
-            unreachable!("this product is taken on x86-64 only");
-        }
+            }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { part.tiles(tile) };
     }
 }
 
 /// Some rows of the left side from the first value of a block on.
-#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "no tile reads it")
+)]
 struct Left {
     codes: *const i8,
     stride: usize,
@@ -345,6 +329,18 @@ unsafe fn tile<const ROWS: usize>(
     }
     // SAFETY: the caller's promise about `out`.
     unsafe { super::store_avx512(&values, out, out_stride, store) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn tile<const ROWS: usize>(
+    _: Left,
+    _: *const i8,
+    _: usize,
+    _: *mut f32,
+    _: usize,
+    _: Store<'_>,
+) {
+    unreachable!("this product is taken on x86-64 only");
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::panels::{PANEL, PackedWeights, PanelScratch};
+use super::target::Target;
 
-mod bf16;
+pub(crate) mod bf16;
 mod f32;
 mod int8;
 pub(crate) mod tile_f32;
@@ -52,38 +53,35 @@ pub(crate) trait Product: Sync {
     /// Values of the inner dimension a block has, a multiple of 64.
     fn block(&self) -> usize;
 
-    /// Multiplies the rows by one block of a panel, tile by tile ([`tiles`]).
+    /// Multiplies the rows by one block of a panel, tile by tile ([`Part::tiles`]).
     ///
     /// # Safety
-    /// `out` must be valid for `rows` of the result from `store`'s first column on.
-    unsafe fn panel(
-        &self,
-        panel: usize,
-        inner: Range<usize>,
-        rows: Range<usize>,
-        out: Target,
-        store: Store<'_>,
-        scratch: &mut PanelScratch,
-    );
+    /// The part's rows and columns must be inside the result, and belong to this part alone.
+    unsafe fn multiply(&self, part: &Part<'_>, scratch: &mut PanelScratch);
 }
 
-/// A result shared by tasks that write disjoint parts of it.
-#[derive(Clone, Copy)]
-pub(crate) struct Target {
-    data: *mut f32,
-    stride: usize,
+/// One block of a panel for some rows.
+pub(crate) struct Part<'a> {
+    panel: usize,
+    /// Values of the inner dimension.
+    inner: Range<usize>,
+    rows: Range<usize>,
+    out: &'a Target<'a, f32>,
+    store: Store<'a>,
 }
-// SAFETY: the tasks of `multiply` write disjoint (rows x panel) rectangles.
-unsafe impl Sync for Target {}
-// SAFETY: as above.
-unsafe impl Send for Target {}
 
-impl Target {
+impl Part<'_> {
+    /// Calls `tile` for each tile with its first row, the number of its rows, and where its result goes.
+    ///
     /// # Safety
-    /// The place must be inside the result.
-    unsafe fn at(self, row: usize, column: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.data.add(row * self.stride + column) }
+    /// The part's rows and columns must be inside the result, and belong to this part alone.
+    unsafe fn tiles(&self, mut tile: impl FnMut(usize, usize, *mut f32)) {
+        for row in self.rows.clone().step_by(TILE_ROWS) {
+            let count = TILE_ROWS.min(self.rows.end - row);
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.out.at(row, self.store.first_column) };
+            tile(row, count, out);
+        }
     }
 }
 
@@ -119,17 +117,14 @@ pub(crate) fn multiply(out: &mut [f32], product: &impl Product, epilogue: Epilog
         return;
     }
     let panels = columns.div_ceil(PANEL);
-    let target = Target {
-        data: out.as_mut_ptr(),
-        stride: columns,
-    };
+    let target = Target::new(out, columns);
     let task_rows = rows_per_task(rows, panels);
     let tasks = panels * rows.div_ceil(task_rows);
     let run = |task: usize| {
         let (panel, rows_before) = (task % panels, task / panels * task_rows);
         let rows = rows_before..(rows_before + task_rows).min(rows);
         SCRATCH.with_borrow_mut(|scratch| {
-            run_task(product, panel, rows, target, epilogue, scratch);
+            run_task(product, panel, rows, &target, epilogue, scratch);
         });
     };
     let tasks = (0..tasks).into_par_iter();
@@ -158,35 +153,30 @@ fn run_task(
     product: &impl Product,
     panel: usize,
     rows: Range<usize>,
-    target: Target,
+    target: &Target<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: &mut PanelScratch,
 ) {
     let inner = product.weights().inner();
     let first_column = panel * PANEL;
-    let columns = (target.stride - first_column).min(PANEL);
+    let columns = (target.stride() - first_column).min(PANEL);
     for first in (0..inner).step_by(product.block()) {
-        let block = first..(first + product.block()).min(inner);
-        let store = Store {
-            first_column,
-            columns,
-            scales: epilogue
-                .scales
-                .map(|scales| &scales[first_column..][..columns]),
-            accumulate: epilogue.accumulate || first > 0,
+        let part = Part {
+            panel,
+            inner: first..(first + product.block()).min(inner),
+            rows: rows.clone(),
+            out: target,
+            store: Store {
+                first_column,
+                columns,
+                scales: epilogue
+                    .scales
+                    .map(|scales| &scales[first_column..][..columns]),
+                accumulate: epilogue.accumulate || first > 0,
+            },
         };
         // SAFETY: these rows and columns are inside the result and belong to this task alone.
-        unsafe { product.panel(panel, block, rows.clone(), target, store, scratch) };
-    }
-}
-
-/// Calls `tile` for each tile of `rows` with its first row and how many rows it has.
-fn tiles(rows: Range<usize>, mut tile: impl FnMut(usize, usize)) {
-    let mut row = rows.start;
-    while row < rows.end {
-        let count = TILE_ROWS.min(rows.end - row);
-        tile(row, count);
-        row += count;
+        unsafe { product.multiply(&part, scratch) };
     }
 }
 
@@ -245,4 +235,4 @@ macro_rules! with_rows {
         }
     };
 }
-use with_rows;
+pub(crate) use with_rows;

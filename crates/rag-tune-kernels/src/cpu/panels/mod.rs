@@ -6,6 +6,8 @@
 //! whose inner dimension is `out`, regroups one panel at a time into scratch, so that one packing serves both.
 //! What a product does not eat as it is, is widened on the way into scratch.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use crate::aligned::Aligned;
@@ -89,15 +91,13 @@ impl<'a> PackedWeights<'a> {
         }
     }
 
-    /// The values `first..first + count` of the inner dimension of panel `panel` as bf16, `[count / 2][64][2]`,
-    /// zeros where `count` is odd.
+    /// Some values of the inner dimension of panel `panel` as bf16, `[inner / 2][64][2]`, zeros behind an odd number.
     ///
-    /// `first` must be a multiple of 64.
+    /// `inner` must begin at a multiple of 64.
     pub(crate) fn pairs<'s>(
         &self,
         panel: usize,
-        first: usize,
-        count: usize,
+        inner: Range<usize>,
         scratch: &'s mut PanelScratch,
     ) -> &'s [bf16]
     where
@@ -106,38 +106,37 @@ impl<'a> PackedWeights<'a> {
         let PanelScratch {
             regrouped, pairs, ..
         } = scratch;
-        let len = count.next_multiple_of(PAIR) * PANEL;
+        let len = inner.len().next_multiple_of(PAIR) * PANEL;
         match self.codes {
             Codes::Bf16(values) if self.direction == Direction::Forward => {
-                let start = panel_start(self.in_features, PAIR, panel, first);
+                let start = panel_start(self.in_features, PAIR, panel, inner.start);
                 &values[start..start + len]
             }
             Codes::Bf16(values) => {
                 pairs.resize(len);
-                self.regroup_pairs(values, panel, first, pairs);
+                self.regroup_pairs(values, panel, inner.start, pairs);
                 pairs
             }
             Codes::Int8(codes) => {
-                let codes = self.quadruples_of(codes, panel, first, count, regrouped);
+                let codes = self.quadruples_of(codes, panel, inner, regrouped);
                 pairs.resize(codes.len());
                 int8::widen_to_pairs(codes, pairs);
                 &pairs[..len]
             }
             Codes::Nf4(codes) => {
                 pairs.resize(len);
-                codes.write_panel(self, panel, first / PAIR, pairs);
+                codes.write_panel(self, panel, inner.start / PAIR, pairs);
                 pairs
             }
         }
     }
 
-    /// As [`Self::pairs`], but f32 in lines: `[count][64]`, each line times its scale where `inner` scales are given.
+    /// As [`Self::pairs`], but f32 in lines: `[inner][64]`, each line times its scale where `inner` scales are given.
     /// Codes of 8 bits are exact, NF4 is rounded to bf16.
     pub(crate) fn lines<'s>(
         &self,
         panel: usize,
-        first: usize,
-        count: usize,
+        inner: Range<usize>,
         scales: Option<&[f32]>,
         scratch: &'s mut PanelScratch,
     ) -> &'s [f32]
@@ -146,55 +145,53 @@ impl<'a> PackedWeights<'a> {
     {
         let mut lines = std::mem::take(&mut scratch.lines);
         if let Codes::Int8(codes) = self.codes {
-            let codes = self.quadruples_of(codes, panel, first, count, &mut scratch.regrouped);
+            let codes = self.quadruples_of(codes, panel, inner.clone(), &mut scratch.regrouped);
             lines.resize(codes.len());
             int8::widen_to_lines(codes, &mut lines);
         } else {
-            let pairs = self.pairs(panel, first, count, scratch);
+            let pairs = self.pairs(panel, inner.clone(), scratch);
             lines.resize(pairs.len());
             lines_of_pairs(pairs, &mut lines);
         }
         if let Some(scales) = scales {
-            let scales = &scales[first..first + count];
+            let scales = &scales[inner.clone()];
             for (line, scale) in lines.chunks_exact_mut(PANEL).zip(scales) {
                 line.iter_mut().for_each(|value| *value *= scale);
             }
         }
         scratch.lines = lines;
-        &scratch.lines[..count * PANEL]
+        &scratch.lines[..inner.len() * PANEL]
     }
 
-    /// The codes of a panel in quadruples, `[count / 4][64][4]`, and where they are packed codes themselves.
+    /// The codes of a panel in quadruples, `[inner / 4][64][4]`.
     fn quadruples_of<'s>(
         &self,
         codes: &'a [i8],
         panel: usize,
-        first: usize,
-        count: usize,
+        inner: Range<usize>,
         scratch: &'s mut Aligned<i8>,
     ) -> &'s [i8]
     where
         'a: 's,
     {
-        let len = count.next_multiple_of(QUADRUPLE) * PANEL;
+        let len = inner.len().next_multiple_of(QUADRUPLE) * PANEL;
         if self.direction == Direction::Forward {
-            let start = panel_start(self.in_features, QUADRUPLE, panel, first);
+            let start = panel_start(self.in_features, QUADRUPLE, panel, inner.start);
             return &codes[start..start + len];
         }
         scratch.resize(len);
-        int8::regroup(codes, self.in_features, panel, first, scratch);
+        int8::regroup(codes, self.in_features, panel, inner.start, scratch);
         scratch
     }
 
-    /// As [`Self::pairs`], but 8-bit codes, `[count / 4][64][4]`, zeros where `count` is no multiple of 4.
+    /// As [`Self::pairs`], but 8-bit codes, `[inner / 4][64][4]`, zeros behind a number that is no multiple of 4.
     ///
     /// # Panics
     /// If these are no 8-bit codes.
     pub(crate) fn quadruples<'s>(
         &self,
         panel: usize,
-        first: usize,
-        count: usize,
+        inner: Range<usize>,
         scratch: &'s mut PanelScratch,
     ) -> &'s [i8]
     where
@@ -203,7 +200,7 @@ impl<'a> PackedWeights<'a> {
         let Codes::Int8(codes) = self.codes else {
             unreachable!("only 8-bit codes are multiplied as integers");
         };
-        self.quadruples_of(codes, panel, first, count, &mut scratch.regrouped)
+        self.quadruples_of(codes, panel, inner, &mut scratch.regrouped)
     }
 
     /// `[in / 2][64 out][2 in]` blocks to `[out / 2][64 in][2 out]` ones.
@@ -322,8 +319,10 @@ mod tests {
                     codes,
                     shape,
                     |weights, [panel, first, count, lanes], expect| {
-                        let pairs = weights.pairs(panel, first, count, &mut scratch).to_vec();
-                        let lines = weights.lines(panel, first, count, None, &mut scratch);
+                        let pairs = weights
+                            .pairs(panel, first..first + count, &mut scratch)
+                            .to_vec();
+                        let lines = weights.lines(panel, first..first + count, None, &mut scratch);
                         assert!(pairs.iter().all(|value| value.is_finite()));
                         for inner in 0..count {
                             for lane in 0..lanes {
@@ -344,7 +343,7 @@ mod tests {
                 Codes::Int8(&codes),
                 shape,
                 |weights, [panel, first, count, lanes], expect| {
-                    let codes = weights.quadruples(panel, first, count, &mut scratch);
+                    let codes = weights.quadruples(panel, first..first + count, &mut scratch);
                     for inner in 0..count {
                         for lane in 0..lanes {
                             let at = ((inner / 4) * PANEL + lane) * 4 + inner % 4;

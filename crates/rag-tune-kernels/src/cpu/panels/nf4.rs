@@ -197,7 +197,7 @@ mod tests {
                 let pairs = weights.inner().div_ceil(2);
                 for panel in 0..weights.columns().div_ceil(PANEL) {
                     let mut scratch = PanelScratch::default();
-                    let to = weights.pairs(panel, 0, 2 * pairs, &mut scratch);
+                    let to = weights.pairs(panel, 0..2 * pairs, &mut scratch);
                     assert!(
                         to.iter().all(|value| value.is_finite()),
                         "padding is a number"
