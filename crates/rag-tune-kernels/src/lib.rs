@@ -11,6 +11,7 @@ pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
 mod aligned;
+mod arena;
 pub mod attention;
 pub mod blockwise;
 mod buffer;
