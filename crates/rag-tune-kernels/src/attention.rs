@@ -10,7 +10,9 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::cpu;
+use crate::cpu::attention::Pages;
 use crate::error::{KernelError, check_shape};
+use crate::matrix::Compute;
 use crate::sequences::Sequences;
 use crate::stored::{Stored, Values};
 use crate::tensor::Tensor;
@@ -57,50 +59,30 @@ pub struct QkvGradient {
     pub v: Tensor,
 }
 
-/// A sequence's keys and values so far, as precise as what is put in.
+/// A sequence's keys and values so far.
 #[derive(Debug, Clone)]
-pub struct Cache(CacheStorage);
+pub struct Cache(CachePages);
 
 #[derive(Debug, Clone)]
-pub(crate) enum CacheStorage {
-    F32(KeyValues<f32>),
-    Bf16(KeyValues<bf16>),
-}
-
-/// `[positions, key/value heads * dim]` each.
-#[derive(Debug, Clone)]
-pub(crate) struct KeyValues<T> {
-    pub(crate) keys: Vec<T>,
-    pub(crate) values: Vec<T>,
-}
-
-impl<T: Copy> KeyValues<T> {
-    fn extend(&mut self, keys: &[T], values: &[T]) {
-        self.keys.extend_from_slice(keys);
-        self.values.extend_from_slice(values);
-    }
+enum CachePages {
+    F32(Pages<f32>),
+    Bf16(Pages<bf16>),
 }
 
 impl Cache {
-    /// One for keys and values stored as `like`.
-    pub fn like(like: &Stored) -> Self {
-        let (f32s, bf16s) = (Vec::new(), Vec::new());
-        Self(match like.values() {
-            Values::F32(_) => CacheStorage::F32(KeyValues {
-                values: f32s.clone(),
-                keys: f32s,
-            }),
-            Values::Bf16(_) => CacheStorage::Bf16(KeyValues {
-                values: bf16s.clone(),
-                keys: bf16s,
-            }),
+    /// An empty one, bf16 unless `compute` is f32 or the processor multiplies no bf16.
+    pub fn new(heads: Heads, compute: Compute) -> Self {
+        let is_bf16 = compute != Compute::F32 && cpu::attention::takes_bf16(heads);
+        Self(match is_bf16 {
+            true => CachePages::Bf16(Pages::new(heads)),
+            false => CachePages::F32(Pages::new(heads)),
         })
     }
 
-    /// Appends some rows of `keys` and `values`, `[tokens, key/value heads * dim]`.
+    /// Appends some rows of `keys` and `values`, `[tokens, key/value heads * dim]`, stored in the cache's compute.
     ///
     /// # Errors
-    /// [`KernelError`] if the two are shaped or stored differently, lack the rows, or are stored otherwise than what is here.
+    /// [`KernelError`] if shapes do not fit, the rows are not there, or they are stored otherwise.
     pub fn push(
         &mut self,
         keys: &Stored,
@@ -108,8 +90,11 @@ impl Cache {
         rows: Range<usize>,
     ) -> Result<(), KernelError> {
         const OPERATION: &str = "attention::Cache::push";
+        let [heads, dim] = self.shape();
+        let [tokens, _] = keys.shape();
+        let width = heads * dim;
+        check_shape(OPERATION, "keys", &keys.shape(), &[tokens, width])?;
         check_shape(OPERATION, "values", &values.shape(), &keys.shape())?;
-        let [tokens, width] = keys.shape();
         let problem = |problem| KernelError::Value {
             operation: OPERATION,
             problem,
@@ -119,13 +104,14 @@ impl Cache {
         }
         let part = rows.start * width..rows.end * width;
         match (&mut self.0, keys.values(), values.values()) {
-            (CacheStorage::F32(cache), Values::F32(keys), Values::F32(values)) => {
-                cache.extend(&keys[part.clone()], &values[part]);
+            (CachePages::F32(pages), _, _) => {
+                let (keys, values) = (keys.widened(), values.widened());
+                pages.push(&keys.data()[part.clone()], &values.data()[part]);
             }
-            (CacheStorage::Bf16(cache), Values::Bf16(keys), Values::Bf16(values)) => {
-                cache.extend(&keys[part.clone()], &values[part]);
+            (CachePages::Bf16(pages), Values::Bf16(keys), Values::Bf16(values)) => {
+                pages.push(&keys[part.clone()], &values[part]);
             }
-            _ => return Err(problem("two precisions in one cache".to_owned())),
+            _ => return Err(problem("f32 for a cache of bf16".to_owned())),
         }
         Ok(())
     }
@@ -133,20 +119,37 @@ impl Cache {
     /// Bytes of its keys and values.
     pub fn bytes(&self) -> usize {
         match &self.0 {
-            CacheStorage::F32(cache) => 2 * size_of_val::<[f32]>(&cache.keys),
-            CacheStorage::Bf16(cache) => 2 * size_of_val::<[bf16]>(&cache.keys),
+            CachePages::F32(pages) => pages.bytes(),
+            CachePages::Bf16(pages) => pages.bytes(),
         }
     }
 
-    pub(crate) fn storage(&self) -> &CacheStorage {
-        &self.0
+    fn f32s(&self) -> Option<&Pages<f32>> {
+        match &self.0 {
+            CachePages::F32(pages) => Some(pages),
+            CachePages::Bf16(_) => None,
+        }
     }
 
-    /// Numbers that its keys are.
-    fn len(&self) -> usize {
+    fn bf16s(&self) -> Option<&Pages<bf16>> {
         match &self.0 {
-            CacheStorage::F32(cache) => cache.keys.len(),
-            CacheStorage::Bf16(cache) => cache.keys.len(),
+            CachePages::F32(_) => None,
+            CachePages::Bf16(pages) => Some(pages),
+        }
+    }
+
+    fn positions(&self) -> usize {
+        match &self.0 {
+            CachePages::F32(pages) => pages.positions(),
+            CachePages::Bf16(pages) => pages.positions(),
+        }
+    }
+
+    /// `[key/value heads, dim]`
+    fn shape(&self) -> [usize; 2] {
+        match &self.0 {
+            CachePages::F32(pages) => pages.shape(),
+            CachePages::Bf16(pages) => pages.shape(),
         }
     }
 }
@@ -246,10 +249,9 @@ pub fn backward(
 /// returns the shape of `q`, stored as `q` is
 ///
 /// # Errors
-/// [`KernelError`] if the shapes do not fit or a cache is empty.
+/// [`KernelError`] if the shapes do not fit, a cache is empty, or they are stored in two precisions.
 pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, KernelError> {
     let operation = "attention::decode";
-    let width = heads.key_value * heads.dim;
     check_heads(operation, heads)?;
     check_shape(
         operation,
@@ -257,20 +259,36 @@ pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, Ker
         &q.shape(),
         &[caches.len(), heads.query * heads.dim],
     )?;
+    let problem = |problem| Err(KernelError::Value { operation, problem });
     for cache in caches {
-        if cache.len() == 0 || !cache.len().is_multiple_of(width) {
-            let problem = format!("{} cached values for {width} a position", cache.len());
-            return Err(KernelError::Value { operation, problem });
+        let [key_value, dim] = cache.shape();
+        check_shape(
+            operation,
+            "cache",
+            &[key_value, dim],
+            &[heads.key_value, heads.dim],
+        )?;
+        if cache.positions() == 0 {
+            return problem("an empty cache".to_owned());
         }
     }
-    let out = cpu::attention::decode(&q.widened(), caches, heads);
-    Ok(Stored::from_f32(out).alike(q))
+    let f32s: Vec<_> = caches.iter().filter_map(|cache| cache.f32s()).collect();
+    let bf16s: Vec<_> = caches.iter().filter_map(|cache| cache.bf16s()).collect();
+    match q.values() {
+        Values::Bf16(values) if bf16s.len() == caches.len() => {
+            Ok(cpu::attention::decode(values, &bf16s, heads))
+        }
+        _ if f32s.len() == caches.len() => {
+            let out = cpu::attention::decode(q.widened().data(), &f32s, heads);
+            Ok(out.alike(q))
+        }
+        _ => problem("queries and caches of two precisions".to_owned()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::Compute;
     use crate::reference;
     use crate::reference::testing::{max_error, noise};
 
@@ -384,7 +402,7 @@ mod tests {
             let full = forward(qkv(&[q.clone(), k.clone(), v.clone()]), &sequences, heads).unwrap();
             let ranges = sequences.ranges();
             let caches = ranges.map(|range| {
-                let mut cache = Cache::like(&k);
+                let mut cache = Cache::new(heads, compute);
                 cache.push(&k, &v, range.start..range.start + 3).unwrap();
                 cache.push(&k, &v, range.start + 3..range.end).unwrap();
                 cache
@@ -404,17 +422,24 @@ mod tests {
     #[test]
     fn a_cache_has_one_precision_and_whole_rows() {
         let [wide, narrow] = [Compute::F32, Compute::Bf16].map(|c| Stored::new(noise(2, 4, 1), c));
-        let mut cache = Cache::like(&narrow);
-        assert!(cache.push(&wide, &wide, 0..1).is_err());
-        assert!(cache.push(&narrow, &narrow, 1..3).is_err());
-        cache.push(&narrow, &narrow, 1..2).unwrap();
-        assert_eq!(cache.bytes(), 2 * 4 * 2);
-        let heads = Heads {
+        let heads = |dim| Heads {
             query: 1,
             key_value: 1,
-            dim: 3,
+            dim,
         };
-        let q = Stored::new(noise(1, 3, 1), Compute::Bf16);
-        assert!(decode(&q, &[&cache], heads).is_err());
+        let mut cache = Cache::new(heads(4), Compute::Bf16);
+        assert!(cache.push(&narrow, &narrow, 1..3).is_err());
+        cache.push(&narrow, &narrow, 1..2).unwrap();
+        let is_bf16 = cache.bf16s().is_some();
+        assert_eq!(cache.bytes(), 2 * 4 * if is_bf16 { 2 } else { 4 });
+        assert_eq!(cache.push(&wide, &wide, 0..1).is_err(), is_bf16);
+        let q = |dim| Stored::new(noise(1, dim, 1), Compute::Bf16);
+        assert!(decode(&q(4), &[&cache], heads(4)).is_ok());
+        assert!(decode(&q(3), &[&cache], heads(3)).is_err());
+        let mut other = Cache::new(heads(4), Compute::F32);
+        assert!(decode(&q(4), &[&other], heads(4)).is_err(), "empty");
+        other.push(&wide, &wide, 0..2).unwrap();
+        let mixed = decode(&q(4), &[&cache, &other], heads(4));
+        assert_eq!(mixed.is_err(), is_bf16);
     }
 }

@@ -6,7 +6,8 @@
 use std::iter::Peekable;
 
 use rag_tune_kernels::attention::{self, Cache};
-use rag_tune_kernels::{Sequences, Tensor};
+use rag_tune_kernels::{KernelError, Sequences, Tensor};
+use rayon::prelude::*;
 
 use crate::error::ModelError;
 use crate::linear::AppliedAdapter;
@@ -160,11 +161,14 @@ impl Engine<'_> {
         let mut x = self.model.embedding.gather_rows(&ids)?;
         for block in &self.model.blocks {
             let inputs = block.attention_inputs(&x, context)?;
-            for (active, range) in active.iter_mut().zip(sequences.ranges()) {
-                let mut cache = Cache::like(&inputs.k);
+            let ranges: Vec<_> = sequences.ranges().collect();
+            let rows = active.par_iter_mut().zip(ranges);
+            rows.try_for_each(|(active, range)| {
+                let mut cache = Cache::new(context.heads, context.compute);
                 cache.push(&inputs.k, &inputs.v, range)?;
                 active.caches.push(cache);
-            }
+                Ok::<_, KernelError>(())
+            })?;
             let attended = attention::forward(inputs.qkv(), &sequences, context.heads)?;
             drop(inputs);
             x = block.after_attention(x, attended.out, context)?;

@@ -73,13 +73,13 @@ pub fn decoding(report: &mut Report<'_>) {
         .into_iter()
         .flat_map(|h| computes().map(move |c| (h, c)))
     {
-        let (_, number) = arithmetic(compute);
+        let (arithmetic, number) = arithmetic(compute);
         for rows in [1, 32] {
             let length = 512;
             let width = heads.key_value * heads.dim;
             let cache = || {
                 let [k, v] = [(); 2].map(|()| Stored::new(noise(length, width), compute));
-                let mut cache = Cache::like(&k);
+                let mut cache = Cache::new(heads, compute);
                 cache
                     .push(&k, &v, 0..length)
                     .expect("keys and values alike");
@@ -91,8 +91,7 @@ pub fn decoding(report: &mut Report<'_>) {
             let shape = format!("{rows} over {length}, {} {compute:?}", label(heads));
             let operations = 4 * rows * length * heads.query * heads.dim;
             let bytes = number * 2 * (rows * length * width + rows * heads.query * heads.dim);
-            // Whatever the cache holds, sums are in f32.
-            let work = Work::products(operations, Compute::F32, bytes);
+            let work = Work::products(operations, arithmetic, bytes);
             report.time("attention decode", &shape, work, || {
                 decode(&q, &caches, heads)
             });

@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 
-use super::exp::exp;
+use super::exp::{Exponentials, exponentials};
 
 /// Turns logits `[tokens, vocab]` into `gradient_scale * (softmax - one hot)`; returns the loss.
 pub(crate) fn loss_and_gradient(logits: &mut [f32], labels: &[u32], gradient_scale: f32) -> f64 {
@@ -21,21 +21,7 @@ pub(crate) fn loss_and_gradient(logits: &mut [f32], labels: &[u32], gradient_sca
 /// `gradient_scale * softmax` in place; returns the log-sum-exp.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2"))]
 fn row_gradient(row: &mut [f32], gradient_scale: f32) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for values in row.chunks(16) {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane = lane.max(*value);
-        }
-    }
-    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0; 16];
-    for values in row.chunks_mut(16) {
-        for (sum, value) in sums.iter_mut().zip(values) {
-            *value = exp(*value - max);
-            *sum += *value;
-        }
-    }
-    let sum: f32 = sums.iter().sum();
+    let Exponentials { max, sum } = exponentials(row);
     let factor = gradient_scale / sum;
     row.iter_mut().for_each(|value| *value *= factor);
     max + sum.ln()

@@ -5,8 +5,8 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::exp::exp;
-use super::fused::{LANES, max_of_lanes, multiply_add, sum_of_lanes};
+use super::exp::exponentials;
+use super::fused::{LANES, multiply_add};
 use crate::encoder_attention::DistanceBias;
 use crate::{Sequences, Tensor};
 
@@ -210,20 +210,5 @@ fn lanes(values: &[f32]) -> &[f32; LANES] {
 #[inline(always)]
 fn weights(scores: &mut [f32], tokens: usize) -> f32 {
     scores[tokens..].fill(f32::NEG_INFINITY);
-    let (chunks, _) = scores.as_chunks_mut::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks.iter() {
-        for (largest, score) in largest.iter_mut().zip(chunk) {
-            *largest = if score > largest { *score } else { *largest };
-        }
-    }
-    let largest = max_of_lanes(largest);
-    let mut sums = [0.0; LANES];
-    for chunk in chunks {
-        for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exp(*score - largest);
-            *sum += *score;
-        }
-    }
-    1.0 / sum_of_lanes(sums)
+    1.0 / exponentials(scores).sum
 }

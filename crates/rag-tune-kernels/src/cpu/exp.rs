@@ -1,5 +1,7 @@
 //! `exp` that vectorises: libm's is a scalar call.
 
+use super::fused::{LANES, max_of_lanes, sum_of_lanes};
+
 /// `e^x` within 2 units in the last place for `x` in `[-87, 88]`, clamped outside.
 ///
 /// Cody-Waite reduction `x = n ln 2 + r`, then the degree-6 Taylor-minimax polynomial of Cephes'
@@ -24,6 +26,38 @@ pub(super) fn exp(x: f32) -> f32 {
     // 2^n: the low bits of `shifted` are n, moved into the exponent.
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     p * power
+}
+
+/// Of values that became exponentials.
+pub(super) struct Exponentials {
+    /// The largest of the values.
+    pub(super) max: f32,
+    /// Of the exponentials.
+    pub(super) sum: f32,
+}
+
+/// Values become `e^(value - max)`.
+#[inline(always)]
+pub(super) fn exponentials(values: &mut [f32]) -> Exponentials {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks.iter().map(|chunk| &chunk[..]).chain([&*rest]) {
+        for (largest, value) in largest.iter_mut().zip(chunk) {
+            *largest = if value > largest { *value } else { *largest };
+        }
+    }
+    let max = max_of_lanes(largest);
+    let mut sums = [0.0; LANES];
+    for chunk in chunks.iter_mut().map(|chunk| &mut chunk[..]).chain([rest]) {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *value = exp(*value - max);
+            *sum += *value;
+        }
+    }
+    Exponentials {
+        max,
+        sum: sum_of_lanes(sums),
+    }
 }
 
 #[cfg(test)]

@@ -1,147 +1,112 @@
 //! One new token a sequence: bound by reading the cache. One task a (row, key/value head), for all its query heads.
 
-use half::bf16;
 use rayon::prelude::*;
 
-use super::element::Element;
-use crate::attention::{Cache, CacheStorage, Heads};
+use super::element::{BLOCK, Element, Keep, Left, Product};
+use super::pages::Pages;
+use super::{by_rows, head_scale};
+use crate::attention::Heads;
+use crate::buffer::Buffer;
 use crate::cpu::ELEMENTS_PER_TASK;
-use crate::cpu::exp::exp;
-use crate::cpu::fused::{LANES, sum_of_lanes};
-use crate::tensor::Tensor;
+use crate::cpu::exp::exponentials;
+use crate::stored::Stored;
 
-pub(crate) fn decode(q: &Tensor, caches: &[&Cache], heads: Heads) -> Tensor {
-    let mut out = Tensor::stale(q.rows(), q.cols());
-    let width = heads.query / heads.key_value * heads.dim;
+/// What a task works in.
+struct Scratch<E> {
+    /// `[query heads][positions]`, whole pages.
+    scores: Vec<f32>,
+    probabilities: Vec<E>,
+    /// `[query heads][dim]`
+    sums: Vec<f32>,
+    /// What they are multiplied by at the end, `[query heads]`.
+    inverse: Vec<f32>,
+}
+
+/// `q`: `[rows, query heads * dim]`
+pub(crate) fn decode<E: Element>(q: &[E], caches: &[&Pages<E>], heads: Heads) -> Stored {
+    let mut out = Buffer::<E>::stale(q.len());
+    let shared = heads.query / heads.key_value * heads.dim;
     let read = caches.iter().map(|cache| cache.bytes()).sum::<usize>() / size_of::<f32>();
     let tasks = caches.len() * heads.key_value;
     // Small caches are not worth a task each.
     let per_task = (ELEMENTS_PER_TASK * tasks).div_ceil(read.max(1));
-    let queries = q.data().par_chunks(width);
     let parts = out
-        .data_mut()
-        .par_chunks_mut(width)
-        .zip(queries)
+        .par_chunks_mut(shared)
+        .zip(q.par_chunks(shared))
         .enumerate();
-    parts
-        .with_min_len(per_task)
-        .for_each_init(Vec::new, |scores, (task, (out, q))| {
+    parts.with_min_len(per_task).for_each_init(
+        || Scratch {
+            scores: Vec::new(),
+            probabilities: Vec::new(),
+            sums: Vec::new(),
+            inverse: Vec::new(),
+        },
+        |scratch, (task, (out, queries))| {
             let (row, head) = (task / heads.key_value, task % heads.key_value);
-            match caches[row].storage() {
-                CacheStorage::F32(cache) => {
-                    decode_f32(q, &cache.keys, &cache.values, head, heads, scores, out)
-                }
-                CacheStorage::Bf16(cache) => {
-                    decode_bf16(q, &cache.keys, &cache.values, head, heads, scores, out)
-                }
-            }
-        });
-    out
+            attend(queries, caches[row], head, heads.dim, scratch, out);
+        },
+    );
+    E::stored(caches.len(), heads.query * heads.dim, out)
 }
 
+/// `queries`, `out`: `[query heads that share the key/value head, dim]`.
+fn attend<E: Element>(
+    queries: &[E],
+    cache: &Pages<E>,
+    head: usize,
+    dim: usize,
+    scratch: &mut Scratch<E>,
+    out: &mut [E],
+) {
+    let rows = queries.len() / dim;
+    let positions = cache.positions();
+    let stride = positions.next_multiple_of(BLOCK);
+    scratch.scores.resize(rows * stride, 0.0);
+    scratch.probabilities.resize(rows * stride, E::zeroed());
+    scratch.sums.resize(rows * dim, 0.0);
+    scratch.inverse.resize(rows, 0.0);
+    for (page, (keys, _, count)) in cache.of_head(head).enumerate() {
+        let product = Product {
+            left: Left {
+                values: queries,
+                row_stride: dim,
+                group_stride: E::GROUP,
+            },
+            rows,
+            panel: keys,
+            groups: dim / E::GROUP,
+            out_stride: stride,
+            columns: count,
+            keep: Keep::Nothing,
+        };
+        E::multiply(&product, &mut scratch.scores[page * BLOCK..]);
+    }
+    let scores = scratch.scores.chunks_exact_mut(stride);
+    let probabilities = scratch.probabilities.chunks_exact_mut(stride);
+    for ((scores, to), inverse) in scores.zip(probabilities).zip(&mut scratch.inverse) {
+        *inverse = 1.0 / softmax(&mut scores[..positions], head_scale(dim));
+        E::narrow(&scores[..positions], to);
+        to[positions..].fill(E::zeroed());
+    }
+    for (page, (_, values, count)) in cache.of_head(head).enumerate() {
+        let left = Left {
+            values: &scratch.probabilities[page * BLOCK..],
+            row_stride: stride,
+            group_stride: E::GROUP,
+        };
+        let keep = if page == 0 { Keep::Nothing } else { Keep::All };
+        by_rows(left, rows, values, count, dim, keep, &mut scratch.sums);
+    }
+    let sums = scratch.sums.chunks_exact_mut(dim);
+    for ((sums, inverse), out) in sums.zip(&scratch.inverse).zip(out.chunks_exact_mut(dim)) {
+        sums.iter_mut().for_each(|sum| *sum *= *inverse);
+        E::narrow(sums, out);
+    }
+}
+
+/// Scores become `e^(scale (score - max))`; returns their sum.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
-fn decode_f32(
-    q: &[f32],
-    keys: &[f32],
-    values: &[f32],
-    head: usize,
-    heads: Heads,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    decode_head(q, keys, values, head, heads, scores, out);
-}
-
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
-fn decode_bf16(
-    q: &[f32],
-    keys: &[bf16],
-    values: &[bf16],
-    head: usize,
-    heads: Heads,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    decode_head(q, keys, values, head, heads, scores, out);
-}
-
-/// `q`, `out`: `[query heads that share the key/value head, dim]`.
-#[inline(always)]
-fn decode_head<E: Element>(
-    q: &[f32],
-    keys: &[E],
-    values: &[E],
-    head: usize,
-    heads: Heads,
-    scores: &mut Vec<f32>,
-    out: &mut [f32],
-) {
-    let (dim, stride) = (heads.dim, heads.key_value * heads.dim);
-    let positions = keys.len() / stride;
-    let scale = 1.0 / (dim as f32).sqrt();
-    let of_head = head * dim..(head + 1) * dim;
-    scores.clear();
-    scores.resize(q.len() / dim * positions, 0.0);
-    for (position, keys) in keys.chunks_exact(stride).enumerate() {
-        let key = &keys[of_head.clone()];
-        for (query, q) in q.chunks_exact(dim).enumerate() {
-            scores[query * positions + position] = scale * dot(q, key);
-        }
-    }
-    scores.chunks_exact_mut(positions).for_each(softmax);
-    out.fill(0.0);
-    for (position, values) in values.chunks_exact(stride).enumerate() {
-        let value = &values[of_head.clone()];
-        for (query, out) in out.chunks_exact_mut(dim).enumerate() {
-            let probability = scores[query * positions + position];
-            let (outs, rest) = out.as_chunks_mut::<LANES>();
-            let (values, value_rest) = value.as_chunks::<LANES>();
-            for (out, value) in outs.iter_mut().zip(values) {
-                for (out, value) in out.iter_mut().zip(value) {
-                    *out += probability * value.to_f32();
-                }
-            }
-            for (out, value) in rest.iter_mut().zip(value_rest) {
-                *out += probability * value.to_f32();
-            }
-        }
-    }
-}
-
-/// In 16 lanes, so that the compiler may use SIMD.
-#[inline(always)]
-fn dot<E: Element>(left: &[f32], right: &[E]) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let (lefts, left_rest) = left.as_chunks::<LANES>();
-    let (rights, right_rest) = right.as_chunks::<LANES>();
-    for (left, right) in lefts.iter().zip(rights) {
-        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
-            *lane += left * right.to_f32();
-        }
-    }
-    for ((lane, left), right) in lanes.iter_mut().zip(left_rest).zip(right_rest) {
-        *lane += left * right.to_f32();
-    }
-    sum_of_lanes(lanes)
-}
-
-/// Scores to probabilities.
-#[inline(always)]
-fn softmax(scores: &mut [f32]) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for scores in scores.chunks(LANES) {
-        for (lane, score) in lanes.iter_mut().zip(scores) {
-            *lane = lane.max(*score);
-        }
-    }
-    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0; LANES];
-    for scores in scores.chunks_mut(LANES) {
-        for (sum, score) in sums.iter_mut().zip(scores) {
-            *score = exp(*score - max);
-            *sum += *score;
-        }
-    }
-    let inverse = 1.0 / sum_of_lanes(sums);
-    scores.iter_mut().for_each(|score| *score *= inverse);
+fn softmax(scores: &mut [f32], scale: f32) -> f32 {
+    scores.iter_mut().for_each(|score| *score *= scale);
+    exponentials(scores).sum
 }

@@ -11,7 +11,7 @@ use super::avx512;
 use super::scratch::Scratch;
 use super::softmax::{ScoreGradient, Softmax, score_gradient_any, softmax_any};
 use crate::buffer::Buffer;
-use crate::cpu::convert::{to_bf16, to_f32};
+use crate::cpu::convert::{narrow_piece, to_bf16, to_f32};
 use crate::cpu::gemm::TILE_ROWS;
 use crate::cpu::gemm::tile_f32::{self, Operands, Sums};
 use crate::processor::level_in_use;
@@ -41,7 +41,7 @@ pub(super) enum Keep<'a> {
 }
 
 /// `out[row, column] (+)= sum left[row, at] panel[at, column]`, up to 64 columns.
-pub(super) struct Product<'a, E> {
+pub(crate) struct Product<'a, E> {
     pub(super) left: Left<'a, E>,
     pub(super) rows: usize,
     /// `[groups][64][GROUP]`
@@ -53,11 +53,13 @@ pub(super) struct Product<'a, E> {
 }
 
 /// A number in which queries, keys and values are held.
-pub(super) trait Element: Pod + Send + Sync {
+pub(crate) trait Element: Pod + Send + Sync {
     /// Neighbours along a product's inner dimension that lie side by side in a panel.
     const GROUP: usize;
     fn from_f32(value: f32) -> Self;
     fn to_f32(self) -> f32;
+    /// Rounds as many values as there are.
+    fn narrow(from: &[f32], to: &mut [Self]);
     /// `values` `[rows, cols]` as a tensor that waits for the backward pass.
     fn stored(rows: usize, cols: usize, values: Buffer<Self>) -> Stored;
     /// # Panics
@@ -108,6 +110,10 @@ impl Element for f32 {
 
     fn to_f32(self) -> f32 {
         self
+    }
+
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        to[..from.len()].copy_from_slice(from);
     }
 
     fn stored(rows: usize, cols: usize, values: Buffer<Self>) -> Stored {
@@ -193,6 +199,10 @@ impl Element for bf16 {
 
     fn to_f32(self) -> f32 {
         to_f32(self)
+    }
+
+    fn narrow(from: &[f32], to: &mut [Self]) {
+        narrow_piece(from, &mut to[..from.len()]);
     }
 
     fn stored(rows: usize, cols: usize, values: Buffer<Self>) -> Stored {

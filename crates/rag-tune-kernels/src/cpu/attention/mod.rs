@@ -15,6 +15,7 @@ mod avx512;
 use self::element::avx512;
 mod decode;
 mod element;
+mod pages;
 mod scratch;
 mod softmax;
 
@@ -24,6 +25,7 @@ use rayon::prelude::*;
 
 pub(crate) use self::decode::decode;
 use self::element::{BLOCK, Element, Keep, Left, Product};
+pub(crate) use self::pages::Pages;
 use self::scratch::{Rows, Scratch, pack_columns, pack_rows, panels};
 use self::softmax::{ScoreGradient, Softmax, SoftmaxState};
 use crate::attention::{AttentionOutput, Heads, Qkv, QkvGradient};
@@ -55,8 +57,18 @@ impl<'a, E: Element> Inputs<'a, E> {
     }
 
     fn scale(&self) -> f32 {
-        1.0 / (self.heads.dim as f32).sqrt()
+        head_scale(self.heads.dim)
     }
+}
+
+/// What scores of heads with `dim` features are multiplied by.
+fn head_scale(dim: usize) -> f32 {
+    1.0 / (dim as f32).sqrt()
+}
+
+/// Whether heads are held as bf16 where they are stored so.
+pub(crate) fn takes_bf16(heads: Heads) -> bool {
+    has_bf16() && heads.dim.is_multiple_of(2)
 }
 
 /// One head of `tokens` in `values` `[any, heads * dim]`.
@@ -119,9 +131,7 @@ macro_rules! with_inputs {
     ($qkv:expr, $heads:expr, |$inputs:ident| $body:expr) => {{
         let (qkv, heads): (Qkv<'_>, Heads) = ($qkv, $heads);
         match (qkv.q.values(), qkv.k.values(), qkv.v.values()) {
-            (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v))
-                if has_bf16() && heads.dim.is_multiple_of(2) =>
-            {
+            (Values::Bf16(q), Values::Bf16(k), Values::Bf16(v)) if takes_bf16(heads) => {
                 let $inputs = Inputs { q, k, v, heads };
                 $body
             }

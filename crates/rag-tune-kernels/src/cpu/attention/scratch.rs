@@ -76,7 +76,7 @@ pub(super) fn pack_rows<E: Element>(rows: Rows<'_, E>, dim: usize, to: &mut [E])
 
 /// What the tasks of one thread work in.
 #[derive(Default)]
-pub(super) struct Scratch<E> {
+pub(crate) struct Scratch<E> {
     /// Of each query head.
     pub(super) heads: Vec<HeadScratch<E>>,
     /// Keys or values of a block, by rows.

@@ -5,7 +5,7 @@ use super::element::{BLOCK, Element, LANES};
 use crate::cpu::exp::exp;
 
 /// One step of the softmax over blocks of keys (arXiv:1805.02867).
-pub(super) struct Softmax<'a, E> {
+pub(crate) struct Softmax<'a, E> {
     /// `[keys][64]`, before scaling.
     pub(super) scores: &'a [f32],
     pub(super) keys: usize,
@@ -111,7 +111,7 @@ pub(super) fn softmax_any<E: Element>(
 }
 
 /// `p = exp(scale s - lse)` and `ds = p (dp - along) scale`.
-pub(super) struct ScoreGradient<'a, E> {
+pub(crate) struct ScoreGradient<'a, E> {
     /// `[keys][64]`, before scaling.
     pub(super) scores: &'a [f32],
     /// Gradients of the probabilities, `[keys][64]`.
