@@ -48,7 +48,7 @@ pub fn cross_entropy(
         loss.sum +=
             cpu::cross_entropy::loss_and_gradient(logits.data_mut(), labels, gradient_scale);
         let mut d_chunk = Tensor::stale(labels.len(), hidden_size);
-        linear::write_backward(&logits, head, compute, Write::Set, &mut d_chunk)?;
+        linear::backward(&logits, head, compute, Write::Set, &mut d_chunk)?;
         d_hidden.extend_from_slice(d_chunk.data());
     }
     loss.d_hidden = Tensor::from_vec(labels.len(), hidden_size, d_hidden)?;

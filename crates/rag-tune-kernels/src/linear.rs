@@ -126,8 +126,22 @@ fn packed(
 /// # Errors
 /// [`KernelError::Shape`] if the last axis of `x` is not `in`.
 pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
-    let mut y = Tensor::stale(x.tensor.rows(), weight.shape()[0]);
-    write_forward(x, weight, Write::Set, &mut y)?;
+    let [out_features, in_features] = weight.shape();
+    let tokens = x.tensor.rows();
+    let operation = "linear::forward";
+    check_shape(operation, "x", &x.tensor.shape(), &[tokens, in_features])?;
+    let mut y = Tensor::stale(tokens, out_features);
+    if let Some((packed, scales)) = packed(weight, Direction::Forward, x.compute) {
+        let epilogue = Epilogue {
+            accumulate: false,
+            scales,
+        };
+        x.multiply(y.data_mut(), packed, epilogue);
+        return Ok(y);
+    }
+    let mut scratch = Vec::new();
+    let weight = dense_view(weight, &mut scratch).transposed();
+    multiply(&mut y, 0.0, 1.0, view(x.tensor), weight);
     Ok(y)
 }
 
@@ -136,7 +150,7 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
 pub enum Write {
     /// Replaces.
     Set,
-    /// Is added: a residual, a sum of gradients.
+    /// Is added: a sum of gradients.
     Add,
 }
 
@@ -150,37 +164,7 @@ impl Write {
     }
 }
 
-/// `y = x W^T` or `y += x W^T`.
-///
-/// # Shapes
-/// As [`forward`]; `y`: `[tokens, out]`
-///
-/// # Errors
-/// [`KernelError::Shape`] if the shapes do not fit.
-pub fn write_forward(
-    x: &Input<'_>,
-    weight: &Matrix,
-    write: Write,
-    y: &mut Tensor,
-) -> Result<(), KernelError> {
-    let [out_features, in_features] = weight.shape();
-    let tokens = x.tensor.rows();
-    let operation = "linear::forward";
-    check_shape(operation, "x", &x.tensor.shape(), &[tokens, in_features])?;
-    check_shape(operation, "y", &y.shape(), &[tokens, out_features])?;
-    if let Some((packed, scales)) = packed(weight, Direction::Forward, x.compute) {
-        let accumulate = write == Write::Add;
-        let epilogue = Epilogue { accumulate, scales };
-        x.multiply(y.data_mut(), packed, epilogue);
-        return Ok(());
-    }
-    let mut scratch = Vec::new();
-    let weight = dense_view(weight, &mut scratch).transposed();
-    multiply(y, write.keep(), 1.0, view(x.tensor), weight);
-    Ok(())
-}
-
-/// `dx += dy W`, the gradient with respect to the input.
+/// `dx = dy W` or `dx += dy W`, the gradient with respect to the input.
 ///
 /// # Shapes
 /// - `dy`: `[tokens, out]`
@@ -190,19 +174,6 @@ pub fn write_forward(
 /// # Errors
 /// [`KernelError::Shape`] if the shapes do not fit.
 pub fn backward(
-    dy: &Tensor,
-    weight: &Matrix,
-    compute: Compute,
-    dx: &mut Tensor,
-) -> Result<(), KernelError> {
-    write_backward(dy, weight, compute, Write::Add, dx)
-}
-
-/// `dx = dy W` or `dx += dy W`.
-///
-/// # Errors
-/// As [`backward`].
-pub fn write_backward(
     dy: &Tensor,
     weight: &Matrix,
     compute: Compute,

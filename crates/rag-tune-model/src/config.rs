@@ -9,6 +9,7 @@ use crate::error::ModelError;
 mod bitsandbytes;
 mod gguf;
 mod hugging_face;
+mod known;
 
 pub use bitsandbytes::StoredQuantization;
 pub(crate) use gguf::{GgufTensors, from_gguf_metadata};

@@ -91,21 +91,7 @@ mod tests {
     use super::*;
 
     fn code_llama_7b() -> LlamaConfig {
-        LlamaConfig {
-            hidden_size: 4096,
-            intermediate_size: 11008,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
-            num_key_value_heads: 32,
-            head_dim: 128,
-            vocab_size: 32016,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e6,
-            max_position_embeddings: 16384,
-            tie_word_embeddings: false,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-        }
+        LlamaConfig::known("codellama-7b").unwrap()
     }
 
     fn batch(lengths: &[usize]) -> TrainBatch {
@@ -136,16 +122,7 @@ mod tests {
     /// of 64, 128 * 129 / 2 pairs a row, 4 operations each.
     #[test]
     fn a_prefill_takes_what_is_known() {
-        let smollm2 = LlamaConfig {
-            hidden_size: 576,
-            intermediate_size: 1536,
-            num_hidden_layers: 30,
-            num_attention_heads: 9,
-            num_key_value_heads: 3,
-            head_dim: 64,
-            vocab_size: 49152,
-            ..code_llama_7b()
-        };
+        let smollm2 = LlamaConfig::known("smollm2-135m").unwrap();
         let rows = Sequences::from_lengths(&[128; 4]).unwrap();
         let linear = 2.0 * 106_168_320.0 * 512.0;
         let head = 2.0 * 28_311_552.0 * 4.0;

@@ -203,7 +203,7 @@ impl GroupContext {
         write: &mut Write,
         d_x: &mut Tensor,
     ) -> Result<(), KernelError> {
-        linear::write_backward(d_output, weight, self.compute, *write, d_x)?;
+        linear::backward(d_output, weight, self.compute, *write, d_x)?;
         *write = Write::Add;
         Ok(())
     }

@@ -125,7 +125,6 @@ pub(crate) fn resolve_compute(wanted: config::Compute) -> Compute {
         config::Compute::F32 => Compute::F32,
         config::Compute::Bf16 => Compute::Bf16,
         config::Compute::Int8 => Compute::Int8,
-        config::Compute::Auto if Compute::Bf16.is_native() => Compute::Bf16,
-        config::Compute::Auto => Compute::F32,
+        config::Compute::Auto => Compute::auto(),
     }
 }

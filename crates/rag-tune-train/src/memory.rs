@@ -150,21 +150,7 @@ mod tests {
     use rag_tune_model::lora_settings::LoraSettings;
 
     fn footprint() -> Footprint {
-        let model = LlamaConfig {
-            hidden_size: 576,
-            intermediate_size: 1536,
-            num_hidden_layers: 30,
-            num_attention_heads: 9,
-            num_key_value_heads: 3,
-            head_dim: 64,
-            vocab_size: 49_152,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e5,
-            max_position_embeddings: 8192,
-            tie_word_embeddings: true,
-            bos_token_id: None,
-            eos_token_ids: vec![2],
-        };
+        let model = LlamaConfig::known("smollm2-135m").unwrap();
         let attention = [Projection::Q, Projection::K, Projection::V, Projection::O];
         let lora = LoraSettings::uniform(16, 16.0, attention);
         Footprint::new(&model, &ModelConfig::default(), lora, 0.05)

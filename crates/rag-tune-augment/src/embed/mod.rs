@@ -91,8 +91,7 @@ fn encoder_compute(wanted: EmbedderCompute) -> Compute {
     match wanted {
         EmbedderCompute::F32 => Compute::F32,
         EmbedderCompute::Bf16 => Compute::Bf16,
-        EmbedderCompute::Auto if Compute::Bf16.is_native() => Compute::Bf16,
-        EmbedderCompute::Auto => Compute::F32,
+        EmbedderCompute::Auto => Compute::auto(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Products with frozen weights and with LoRA's factors.
 
-use rag_tune_kernels::linear::{Input, backward, forward, product_nn, product_nt, product_tn};
+use rag_tune_kernels::linear::{
+    Input, Write, backward, forward, product_nn, product_nt, product_tn,
+};
 use rag_tune_kernels::{Compute, Matrix, Tensor};
 
 use crate::report::{Report, Work};
@@ -36,7 +38,7 @@ pub fn products(report: &mut Report<'_>) {
             let bytes = bytes + 4 * rows * inner;
             let work = Work::products(2 * rows * inner * out, compute, bytes);
             report.time("linear backward", &shape, work, || {
-                backward(&dy, &weight, compute, &mut dx)
+                backward(&dy, &weight, compute, Write::Add, &mut dx)
             });
         }
     }

@@ -77,7 +77,6 @@ pub(crate) fn sum(values: &[u64]) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::is_x86_feature_detected;
     use std::arch::x86_64::{
         __m512bh, _mm256_add_epi32, _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16,
         _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setzero_ps,
@@ -90,6 +89,7 @@ mod x86 {
 
     use super::InstructionLoop;
     use crate::matrix::Compute;
+    use crate::processor::Level;
 
     /// Sums of an AVX-512 loop, which has 32 registers.
     const WIDE_SUMS: usize = 16;
@@ -97,23 +97,14 @@ mod x86 {
     const SUMS: usize = 12;
 
     pub(super) fn supported(compute: Compute) -> Vec<InstructionLoop> {
-        let avx512 = is_x86_feature_detected!("avx512f");
-        let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let f32_loops = [(avx512, FMA_512), (fma, FMA_256)];
+        let f32_loops = [(Level::Avx512, FMA_512), (Level::Avx2, FMA_256)];
         let own = match compute {
             Compute::F32 => Vec::new(),
-            Compute::Bf16 => {
-                let dot = avx512 && is_x86_feature_detected!("avx512bf16");
-                vec![(dot, DPBF16_512)]
-            }
-            Compute::Int8 => {
-                let dot = avx512 && is_x86_feature_detected!("avx512vnni");
-                let pairs = is_x86_feature_detected!("avx2");
-                vec![(dot, DPBUSD_512), (pairs, MADDUBS_256)]
-            }
+            Compute::Bf16 => vec![(Level::Avx512Bf16, DPBF16_512)],
+            Compute::Int8 => vec![(Level::Avx512Vnni, DPBUSD_512), (Level::Avx2, MADDUBS_256)],
         };
         let all = own.into_iter().chain(f32_loops);
-        all.filter(|(has_it, _)| *has_it)
+        all.filter(|(level, _)| *level <= Level::of_this_processor())
             .map(|(_, instructions)| instructions)
             .collect()
     }

@@ -35,6 +35,14 @@ impl Compute {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
+    /// What `auto` stands for: the fastest that stays within noise of f32.
+    pub fn auto() -> Self {
+        match Self::Bf16.is_native() {
+            true => Self::Bf16,
+            false => Self::F32,
+        }
+    }
+
     /// Whether this processor has an instruction for it.
     pub fn is_native(self) -> bool {
         match self {

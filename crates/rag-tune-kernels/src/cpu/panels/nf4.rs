@@ -3,6 +3,8 @@
 use half::bf16;
 
 use crate::nf4::{BLOCK, LEVELS, Scales, ZERO};
+#[cfg(target_arch = "x86_64")]
+use crate::processor::{Level, level_in_use};
 
 use super::{Direction, PANEL, PackedWeights};
 
@@ -120,9 +122,9 @@ impl Nf4Codes<'_> {
 /// Levels times scales, rounded to bf16, the two neighbours side by side.
 fn widen(line: &Line, to: &mut [bf16]) {
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
+    if level_in_use() >= Level::Avx512 {
         assert_eq!(to.len(), 2 * PANEL);
-        // SAFETY: AVX-512F was just found, and `to` has the length that is written.
+        // SAFETY: the level says that there is AVX-512F, and `to` has the length that is written.
         unsafe { widen_avx512(line, to) };
         return;
     }
