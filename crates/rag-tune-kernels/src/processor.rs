@@ -22,7 +22,8 @@ pub enum Level {
     Avx512,
     /// `vpdpbusd`: four 8-bit products a lane.
     Avx512Vnni,
-    /// `vdpbf16ps` too: two bf16 products a lane.
+    /// `vdpbf16ps` too: two bf16 products a lane; and tables of 128 bytes (VBMI), which all processors with it have but
+    /// Cooper Lake.
     Avx512Bf16,
 }
 
@@ -75,7 +76,7 @@ fn detect() -> Level {
     if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {
         return Level::Avx2;
     }
-    match (has!("avx512vnni"), has!("avx512bf16")) {
+    match (has!("avx512vnni"), has!("avx512bf16") && has!("avx512vbmi")) {
         (true, true) => Level::Avx512Bf16,
         (true, false) => Level::Avx512Vnni,
         (false, _) => Level::Avx512,

@@ -125,7 +125,7 @@ impl Matrix {
     /// Holds 8-bit weights: `weight[o, i] = codes[o, i] * absmax[o] / 127`, `codes` row-major.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] if there are not `out * in` codes and `out` scales.
+    /// [`KernelError`] if there are not `out * in` codes and `out` scales, or a code is -128.
     pub fn from_int8(
         out_features: usize,
         in_features: usize,
@@ -136,6 +136,13 @@ impl Matrix {
         let count = [out_features * in_features];
         check_shape(operation, "codes", &[codes.len()], &count)?;
         check_shape(operation, "absmax", &[absmax.len()], &[out_features])?;
+        if let Some(at) = codes.iter().position(|code| *code == i8::MIN) {
+            let row = at / in_features;
+            return Err(KernelError::Value {
+                operation,
+                problem: format!("code -128 in row {row}: they go from -127 to 127"),
+            });
+        }
         let mut packed = Aligned::zeros(packed_len(out_features, in_features, QUADRUPLE));
         let panels = packed.par_chunks_mut(packed_len(1, in_features, QUADRUPLE).max(1));
         panels.enumerate().for_each(|(panel, packed)| {

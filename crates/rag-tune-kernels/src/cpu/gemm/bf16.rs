@@ -158,7 +158,7 @@ enum Right {
 /// `left` must hold `pairs` pairs in each of `ROWS` rows `left_stride` values apart, `right` that many pairs of each column,
 /// `out` be valid for the rows that `store` names, and the processor have AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 unsafe fn tile<const ROWS: usize>(
     left: *const bf16,
     left_stride: usize,
@@ -229,7 +229,7 @@ pub(crate) unsafe fn sums<const ROWS: usize>(
 /// As [`sums`]; `codes` must hold `pairs.div_ceil(2)` lines of 64 quadruples.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 unsafe fn sums_of_codes<const ROWS: usize>(
     left: *const bf16,
     left_stride: usize,
@@ -237,20 +237,22 @@ unsafe fn sums_of_codes<const ROWS: usize>(
     pairs: usize,
 ) -> [[__m512; 4]; ROWS] {
     let mut sums = [[_mm512_setzero_ps(); 4]; ROWS];
-    for quadruple in 0..pairs.div_ceil(2) {
+    // SAFETY: the caller's promise: both sides hold these pairs.
+    let mut add = |quadruple: usize, count: usize| unsafe {
         for lane in 0..4 {
-            // SAFETY: the caller's promise: `codes` holds the quadruple.
-            let weights = unsafe { widen_quadruples(codes.add(quadruple * 256 + lane * 64)) };
-            for (pair, weights) in (2 * quadruple..pairs).zip(weights) {
-                // SAFETY: both types are 64 bytes without meaning of their own.
-                let weights: __m512bh = unsafe { transmute(weights) };
+            let weights = widen_quadruples(codes.add(quadruple * 256 + lane * 64));
+            for (pair, weights) in weights.into_iter().enumerate().take(count) {
+                let weights: __m512bh = transmute(weights);
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise: `left` holds pair `pair` in each row.
-                    let values = unsafe { broadcast(left.add(row * left_stride + pair * 2)) };
-                    sums[lane] = _mm512_dpbf16_ps(sums[lane], values, weights);
+                    let at = row * left_stride + quadruple * 4 + pair * 2;
+                    sums[lane] = _mm512_dpbf16_ps(sums[lane], broadcast(left.add(at)), weights);
                 }
             }
         }
+    };
+    (0..pairs / 2).for_each(|quadruple| add(quadruple, 2));
+    if pairs % 2 == 1 {
+        add(pairs / 2, 1);
     }
     sums
 }

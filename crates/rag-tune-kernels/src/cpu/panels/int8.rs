@@ -95,7 +95,7 @@ pub(super) fn widen_to_pairs(codes: &[i8], to: &mut [bf16]) {
 /// # Safety
 /// The processor must have [`Level::Avx512Bf16`], and `to` be as long as `codes`, a multiple of `LINE`.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn widen_to_pairs_avx512(codes: &[i8], to: &mut [bf16]) {
     use std::arch::x86_64::_mm512_storeu_si512;
     for line in (0..codes.len()).step_by(LINE) {
@@ -113,37 +113,62 @@ unsafe fn widen_to_pairs_avx512(codes: &[i8], to: &mut [bf16]) {
 
 /// 16 columns of quadruples to 16 columns of their first and of their second pair, bf16.
 ///
+/// Both bytes of a code's bf16 are looked up by its magnitude, which is 127 at most: half the instructions of a conversion
+/// by way of i32 and f32.
+///
 /// # Safety
 /// 64 codes must be readable at `codes`, and the processor have [`Level::Avx512Bf16`].
 #[cfg(target_arch = "x86_64")]
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 pub(crate) unsafe fn widen_quadruples(codes: *const i8) -> [std::arch::x86_64::__m512i; 2] {
     use std::arch::x86_64::{
-        __m512, __m512i, _mm_loadu_si128, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
-        _mm512_cvtne2ps_pbh, _mm512_permutex2var_epi32, _mm512_setr_epi32,
+        _mm512_abs_epi8, _mm512_loadu_si512, _mm512_permutex2var_epi8, _mm512_set1_epi8,
+        _mm512_ternarylogic_epi32,
     };
-    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    // Four columns with their four values each.
-    let four: [__m512; 4] = std::array::from_fn(|part| {
-        // SAFETY: 16 of the 64 codes that the caller vouches for.
-        let codes = unsafe { _mm_loadu_si128(codes.add(part * 16).cast()) };
-        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
-    });
-    let low: __m512i = bits(_mm512_cvtne2ps_pbh(four[1], four[0]));
-    let high: __m512i = bits(_mm512_cvtne2ps_pbh(four[3], four[2]));
-    [
-        _mm512_permutex2var_epi32(low, even, high),
-        _mm512_permutex2var_epi32(low, odd, high),
-    ]
+    /// `a | (b & c)`
+    const OR_AND: i32 = 0b1111_1000;
+    // SAFETY: the tables have 128 and 64 bytes, and the caller vouches for the codes.
+    unsafe {
+        let load = |bytes: *const u8| _mm512_loadu_si512(bytes.cast());
+        let both = |table: &'static [u8; 128]| (load(table.as_ptr()), load(table[64..].as_ptr()));
+        let (low, high) = (both(&LOW_BYTES), both(&HIGH_BYTES));
+        let codes = load(codes.cast());
+        let magnitude = _mm512_abs_epi8(codes);
+        let low = _mm512_permutex2var_epi8(low.0, magnitude, low.1);
+        let high = _mm512_permutex2var_epi8(high.0, magnitude, high.1);
+        let high = _mm512_ternarylogic_epi32::<OR_AND>(high, codes, _mm512_set1_epi8(i8::MIN));
+        [&FIRST_PAIR, &SECOND_PAIR]
+            .map(|order| _mm512_permutex2var_epi8(low, load(order.as_ptr()), high))
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn bits(values: std::arch::x86_64::__m512bh) -> std::arch::x86_64::__m512i {
-    // SAFETY: both are 64 bytes without meaning of their own.
-    unsafe { std::mem::transmute(values) }
+/// The low and the high bytes of 0 to 127 as bf16.
+const LOW_BYTES: [u8; 128] = bf16_bytes(0);
+const HIGH_BYTES: [u8; 128] = bf16_bytes(1);
+
+const fn bf16_bytes(byte: usize) -> [u8; 128] {
+    let mut bytes = [0; 128];
+    let mut value = 0;
+    while value < 128 {
+        bytes[value] = (value as f32).to_bits().to_le_bytes()[2 + byte];
+        value += 1;
+    }
+    bytes
+}
+
+/// Where the bytes of 16 columns' pairs are: 64 low bytes of quadruples, then as many high ones.
+const FIRST_PAIR: [u8; 64] = pair_of_quadruple(0);
+const SECOND_PAIR: [u8; 64] = pair_of_quadruple(2);
+
+const fn pair_of_quadruple(first: usize) -> [u8; 64] {
+    let mut order = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        order[at] = (at / 4 * 4 + first + at % 4 / 2 + at % 2 * 64) as u8;
+        at += 1;
+    }
+    order
 }
 
 /// `[n][64][4]` codes to `[4 n][64]` f32.

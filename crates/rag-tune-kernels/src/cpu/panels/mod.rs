@@ -262,7 +262,7 @@ mod tests {
     ];
 
     fn code(out: usize, at: usize) -> i8 {
-        ((out * 31 + at * 7) % 255) as i8
+        (((out * 31 + at * 7) % 255) as i32 - 127) as i8
     }
 
     /// Calls `check` with each value of every panel of both products, from its second 64 values on where there are any.
