@@ -35,7 +35,7 @@ perf report --input "$scratch/perf.data" --no-children --stdio --field-separator
       if (object ~ /kernel|vdso/) return "the system: page faults, clearing, scheduling"
       if (symbol ~ /memset|memcpy|memmove/) return "copying and clearing memory"
       if (symbol ~ /cpu::attention/) return "attention"
-      if (symbol ~ /cpu::gemm_f32|gemm_f32::|gemm_common|thin|lora/) return "f32 products: LoRA, attention"
+      if (symbol ~ /cpu::gemm_f32|gemm_f32::|gemm_common|thin|lora/) return "LoRA (f32 products)"
       if (symbol ~ /cpu::(gemm|gemv)|gemm_bf16|gemm_int8/) return "products with frozen weights"
       if (symbol ~ /panels|nf4|convert|narrow|widen|quantize/) return "conversions: weights to panels, activations to the compute"
       if (symbol ~ /rms_norm|rope|swiglu|dropout/) return "RMSNorm, RoPE, SwiGLU, dropout"
