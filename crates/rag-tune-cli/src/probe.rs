@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use rag_tune_kernels::Sequences;
+use rag_tune_kernels::{Sequences, processor};
 use rag_tune_model::config::LlamaConfig;
 use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
 use rag_tune_model::lora::{Adapter, LoraDropout};
@@ -113,6 +113,8 @@ impl TrainingSpeeds {
         let small = every_fourth_row(&large)?;
         let key = json!([
             env!("CARGO_PKG_VERSION"),
+            build(),
+            processor::level()?.name(),
             format!("{shape:?} {keep:?}"),
             config.model,
             config.lora,
@@ -142,6 +144,14 @@ impl TrainingSpeeds {
         }
         Ok(speeds)
     }
+}
+
+/// What tells a build of the program from another, whose kernels may be faster: the size of its file, and seconds from 1970 to
+/// when it was written.
+fn build() -> Option<(u64, u64)> {
+    let file = std::fs::metadata(std::env::current_exe().ok()?).ok()?;
+    let written = file.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some((file.len(), written.as_secs()))
 }
 
 /// Lost measurements are made again.
