@@ -412,12 +412,23 @@ mod tests {
     #[test]
     fn a_row_alone_gives_the_bits_of_the_row_in_a_batch() {
         for kind in ["int8", "nf4", "bf16"] {
-            let weight = weights(kind, 200, 2500);
-            let x = noise(103, 2500, 2);
+            // An odd number of pairs.
+            let weight = weights(kind, 200, 2502);
+            let x = noise(103, 2502, 2);
             for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
                 for level in Level::available() {
                     let all = forward(&Input::at_level(&x, compute, None, level), &weight).unwrap();
-                    for (first, count) in [(0, 1), (102, 1), (5, 3), (17, 6), (40, 7)] {
+                    for (first, count) in [
+                        (0, 1),
+                        (102, 1),
+                        (5, 3),
+                        (17, 6),
+                        (40, 7),
+                        (3, 12),
+                        (9, 13),
+                        (1, 24),
+                        (50, 25),
+                    ] {
                         if kind == "nf4" && compute == Compute::F32 {
                             continue; // dense, through `gemm`
                         }
