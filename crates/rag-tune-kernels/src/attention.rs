@@ -104,9 +104,8 @@ impl Cache {
         }
         let part = rows.start * width..rows.end * width;
         match (&mut self.0, keys.values(), values.values()) {
-            (CachePages::F32(pages), _, _) => {
-                let (keys, values) = (keys.widened(), values.widened());
-                pages.push(&keys.data()[part.clone()], &values.data()[part]);
+            (CachePages::F32(pages), keys, values) => {
+                pages.push(&keys.widened(part.clone()), &values.widened(part));
             }
             (CachePages::Bf16(pages), Values::Bf16(keys), Values::Bf16(values)) => {
                 pages.push(&keys[part.clone()], &values[part]);
@@ -439,7 +438,8 @@ mod tests {
         let mut other = Cache::new(heads(4), Compute::F32);
         assert!(decode(&q(4), &[&other], heads(4)).is_err(), "empty");
         other.push(&wide, &wide, 0..2).unwrap();
-        let mixed = decode(&q(4), &[&cache, &other], heads(4));
+        let two_rows = Stored::new(noise(2, 4, 1), Compute::Bf16);
+        let mixed = decode(&two_rows, &[&cache, &other], heads(4));
         assert_eq!(mixed.is_err(), is_bf16);
     }
 }

@@ -5,6 +5,7 @@
 //! with the rounded values: [`round`], or the [`Stored`] itself.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -32,6 +33,20 @@ enum Storage {
 pub(crate) enum Values<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
+}
+
+impl Values<'_> {
+    /// Some of the values as f32, without a copy where they are.
+    pub(crate) fn widened(&self, part: Range<usize>) -> Cow<'_, [f32]> {
+        match self {
+            Self::F32(values) => Cow::Borrowed(&values[part]),
+            Self::Bf16(values) => {
+                let mut wide = vec![0.0; part.len()];
+                cpu::convert::widen(&values[part], &mut wide);
+                Cow::Owned(wide)
+            }
+        }
+    }
 }
 
 impl Stored {
