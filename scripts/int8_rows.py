@@ -5,13 +5,15 @@ from torch import nn
 
 
 def quantize_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Row-wise absmax, there and back: `codes = round(W * 127 / absmax)`, ties to even; `W' = codes * absmax / 127`.
+    """Row-wise absmax, there and back, as bitsandbytes quantises: cast to f16, `codes = round(W * (127 / absmax))`, ties to even;
+    `W' = codes * absmax / 127`.
 
-    `weight` is `[out, in]`; each output row has its own absmax (LLM.int8, arXiv:2208.07339).
+    `weight` is `[out, in]`; each output row has its own absmax (LLM.int8, arXiv:2208.07339). PyTorch divides a number by a tensor as
+    its reciprocal times the number.
     """
-    weight = weight.to(torch.float32)
+    weight = weight.to(torch.float16).to(torch.float32)
     absmax = weight.abs().amax(dim=1, keepdim=True)
-    codes = torch.round(weight * 127.0 / absmax.clamp(min=torch.finfo(torch.float32).tiny))
+    codes = torch.round(weight * (127.0 / absmax)).nan_to_num()
     return codes * (absmax / 127.0)
 
 

@@ -1,7 +1,7 @@
 //! What an operation refuses.
 
 /// An operation was called with arguments that do not fit together.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum KernelError {
     /// An argument has another shape than the others ask for.
     #[error("{operation}: `{argument}` is {got:?}, expected {expected:?}")]
@@ -22,6 +22,20 @@ pub enum KernelError {
         operation: &'static str,
         /// What is wrong, with the value.
         problem: String,
+    },
+    /// Weights are not finite.
+    #[error("{count} values are not finite")]
+    NotFinite {
+        /// How many are NaN or infinite.
+        count: usize,
+    },
+    /// A weight is beyond what f16 can hold, which 8-bit quantisation rounds to first.
+    #[error(
+        "a value of magnitude {largest} is beyond f16's range (65,504), which 8-bit quantization goes through"
+    )]
+    BeyondF16 {
+        /// The largest magnitude.
+        largest: f32,
     },
 }
 

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use crate::cpu::gemm::{
-    Bf16Product, Bf16Rows, Epilogue, F32Product, Int8Product, Int8Rows,
+    Bf16Product, Bf16Rows, Epilogue, F32Product, Int8Product, Int8Rows, VectorWiseRows,
     multiply as multiply_panels, round_rows,
 };
 use crate::cpu::gemm_f32::{self, View};
@@ -26,6 +26,7 @@ pub struct Input<'a> {
     scales: Option<&'a [f32]>,
     bf16: OnceLock<Bf16Rows>,
     int8: OnceLock<Int8Rows>,
+    vector_wise: OnceLock<VectorWiseRows>,
     /// What `bf16` or `int8` would stand for, where the processor has no instruction for them.
     rounded: OnceLock<Vec<f32>>,
 }
@@ -36,7 +37,7 @@ impl<'a> Input<'a> {
         Self::at_level(x, compute, None, level_in_use())
     }
 
-    fn at_level(
+    pub(crate) fn at_level(
         tensor: &'a Tensor,
         compute: Compute,
         scales: Option<&'a [f32]>,
@@ -49,6 +50,7 @@ impl<'a> Input<'a> {
             scales,
             bf16: OnceLock::new(),
             int8: OnceLock::new(),
+            vector_wise: OnceLock::new(),
             rounded: OnceLock::new(),
         }
     }
@@ -58,10 +60,21 @@ impl<'a> Input<'a> {
         self.tensor
     }
 
-    fn int8(&self) -> &Int8Rows {
+    /// The codes that 8-bit weights meet.
+    fn codes(&self) -> &Int8Rows {
         let [rows, inner] = self.tensor.shape();
-        self.int8
-            .get_or_init(|| Int8Rows::new(self.tensor.data(), rows, inner, self.scales))
+        match self.compute {
+            Compute::LlmInt8 => &self.vector_wise().codes,
+            Compute::F32 | Compute::Bf16 | Compute::Int8 => self
+                .int8
+                .get_or_init(|| Int8Rows::new(self.tensor.data(), rows, inner, self.scales)),
+        }
+    }
+
+    fn vector_wise(&self) -> &VectorWiseRows {
+        let [rows, inner] = self.tensor.shape();
+        self.vector_wise
+            .get_or_init(|| VectorWiseRows::new(self.tensor.data(), rows, inner))
     }
 
     fn bf16(&self) -> &Bf16Rows {
@@ -77,15 +90,15 @@ impl<'a> Input<'a> {
         let rounded_here;
         let (rows, scales) = match self.compute {
             Compute::F32 => (data, self.scales),
-            Compute::Int8 if has_codes && self.level >= Level::Avx512Vnni => {
-                let product = Int8Product::new(self.int8(), weights);
+            Compute::Int8 | Compute::LlmInt8 if has_codes && self.level >= Level::Avx512Vnni => {
+                let product = Int8Product::new(self.codes(), weights);
                 return multiply_panels(out, &product, epilogue);
             }
-            Compute::Int8 if has_codes => {
-                let dequantized = || self.int8().dequantized();
+            Compute::Int8 | Compute::LlmInt8 if has_codes => {
+                let dequantized = || self.codes().dequantized();
                 (self.rounded.get_or_init(dequantized).as_slice(), None)
             }
-            Compute::Bf16 | Compute::Int8 if self.level >= Level::Avx512Bf16 => {
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Avx512Bf16 => {
                 let product = Bf16Product::new(self.bf16(), weights);
                 return multiply_panels(out, &product, epilogue);
             }
@@ -94,7 +107,7 @@ impl<'a> Input<'a> {
                 (self.rounded.get_or_init(round).as_slice(), None)
             }
             // `rounded` is what codes meet; other weights in 8-bit compute are few.
-            Compute::Int8 => {
+            Compute::Int8 | Compute::LlmInt8 => {
                 rounded_here = round_rows(data, inner, self.scales);
                 (rounded_here.as_slice(), None)
             }
@@ -137,12 +150,27 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
             scales,
         };
         x.multiply(y.data_mut(), packed, epilogue);
+        if x.compute == Compute::LlmInt8 && scales.is_some() {
+            add_outliers(x, weight, &mut y);
+        }
         return Ok(y);
     }
     let mut scratch = Vec::new();
     let weight = dense_view(weight, &mut scratch).transposed();
     multiply(&mut y, 0.0, 1.0, view(x.tensor), weight);
     Ok(y)
+}
+
+/// Adds the products of the columns that [`Compute::LlmInt8`] does not quantise.
+fn add_outliers(x: &Input<'_>, weight: &Matrix, y: &mut Tensor) {
+    let VectorWiseRows {
+        outliers, values, ..
+    } = x.vector_wise();
+    if !outliers.is_empty()
+        && let Some(columns) = weight.code_columns(outliers)
+    {
+        multiply(y, 1.0, 1.0, view(values), view(&columns).transposed());
+    }
 }
 
 /// Whether a result replaces what is there or is added to it.
@@ -196,6 +224,11 @@ fn backward_at_level(
     let operation = "linear::backward";
     check_shape(operation, "dy", &dy.shape(), &[tokens, out_features])?;
     check_shape(operation, "dx", &dx.shape(), &[tokens, in_features])?;
+    // bitsandbytes multiplies gradients with dequantised weights.
+    let compute = match compute {
+        Compute::LlmInt8 => Compute::Bf16,
+        other => other,
+    };
     if let Some((packed, scales)) = packed(weight, Direction::Backward, compute) {
         let epilogue = Epilogue {
             accumulate: write == Write::Add,
@@ -332,7 +365,7 @@ mod tests {
         let ids: Vec<u32> = (0..out as u32).collect();
         let values = weight.gather_rows(&ids).unwrap();
         match (kind, compute) {
-            ("nf4", Compute::Bf16 | Compute::Int8) => {
+            ("nf4", Compute::Bf16 | Compute::Int8 | Compute::LlmInt8) => {
                 Matrix::bf16(out, inner, values.data()).unwrap()
             }
             _ => weight.clone(),
@@ -381,7 +414,7 @@ mod tests {
                 let x = noise(tokens, inner, 2);
                 let dy = noise(tokens, out, 3);
                 let (folded_dy, unscaled) = folded(&dy, &weight);
-                for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+                for compute in Compute::ALL {
                     let expected_y = reference::linear(
                         &rounded_input(&x, kind, compute),
                         &rounded_weight(&weight, kind, compute),
@@ -415,7 +448,7 @@ mod tests {
             // An odd number of pairs.
             let weight = weights(kind, 200, 2502);
             let x = noise(103, 2502, 2);
-            for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+            for compute in Compute::ALL {
                 for level in Level::available() {
                     let all = forward(&Input::at_level(&x, compute, None, level), &weight).unwrap();
                     for (first, count) in [
@@ -451,7 +484,7 @@ mod tests {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = noise(3, 300, 2);
                 x.row_mut(1)[140] = bad;
-                for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+                for compute in Compute::ALL {
                     for level in Level::available() {
                         let y =
                             forward(&Input::at_level(&x, compute, None, level), &weight).unwrap();

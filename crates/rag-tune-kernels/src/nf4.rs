@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn bytes_equal_those_of_bitsandbytes() {
         let golden = Golden::bitsandbytes();
-        let names = golden.nf4_weights();
+        let names = golden.weights("nf4");
         assert_eq!(names.len(), 13);
         for name in names {
             let place = |what: &str| format!("nf4.{name}.{what}");

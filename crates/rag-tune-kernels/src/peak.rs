@@ -29,6 +29,10 @@ pub fn instruction(compute: Compute) -> &'static str {
 /// the instructions. Beside other programs the figure is too low.
 pub fn peak_op_per_s(compute: Compute) -> f64 {
     static PEAKS: [OnceLock<f64>; Compute::ALL.len()] = [const { OnceLock::new() }; 3];
+    let compute = match compute {
+        Compute::LlmInt8 => Compute::Int8,
+        other => other,
+    };
     *PEAKS[compute as usize].get_or_init(|| {
         let instructions = InstructionLoop::fastest(compute);
         let threads = rayon::current_num_threads();

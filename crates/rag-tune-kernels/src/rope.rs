@@ -1,7 +1,7 @@
 //! rope: rotary position embedding (arXiv:2104.09864), in the half-split order of Hugging Face's Llama.
 //!
-//! Pair `(x[i], x[i + d/2])` of a head turns by `position * theta^(-2i/d)`. The backward pass turns
-//! by the negative angle.
+//! Pair `(x[i], x[i + d/2])` of a head turns by `position * frequency[i]`, plainly `theta^(-2i/d)`
+//! ([`frequencies`]). The backward pass turns by the negative angle.
 
 use crate::buffer::Buffer;
 use crate::cpu;
@@ -30,19 +30,28 @@ pub enum Turn {
     Backward,
 }
 
+/// What each pair of a head turns by from one position to the next, in radians, without scaling: `theta^(-2i/head_dim)`.
+///
+/// # Shapes
+/// returns `[head_dim / 2]`
+pub fn frequencies(head_dim: usize, theta: f32) -> Vec<f64> {
+    (0..head_dim / 2)
+        .map(|i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64))
+        .collect()
+}
+
 impl RopeTable {
-    /// A table for `positions` positions of heads of `head_dim` features.
-    pub fn new(head_dim: usize, positions: usize, theta: f32) -> Self {
-        let half = head_dim / 2;
+    /// A table for `positions` positions of heads of `2 * frequencies.len()` features, whose pair `i` turns by
+    /// `position * frequencies[i]`.
+    pub fn new(positions: usize, frequencies: &[f64]) -> Self {
         let mut table = Self {
-            head_dim,
+            head_dim: 2 * frequencies.len(),
             positions,
             cos: Vec::new(),
             sin: Vec::new(),
         };
         for position in 0..positions {
-            for i in 0..half {
-                let frequency = f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+            for frequency in frequencies {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
                 table.cos.push(cos as f32);
                 table.sin.push(sin as f32);
@@ -140,21 +149,39 @@ mod tests {
 
     #[test]
     fn rope_matches_reference_and_turns_back() {
-        let table = RopeTable::new(8, 50, 10_000.0);
-        let positions = [0, 1, 2, 49, 0, 7];
-        let x = noise(6, 24, 1);
-        let mut turned = x.clone();
-        table.apply(&mut turned, &positions, Turn::Forward).unwrap();
-        assert!(max_error(&turned, &reference::rope(&x, &positions, 8, 10_000.0)) < 1e-5);
-        table
-            .apply(&mut turned, &positions, Turn::Backward)
-            .unwrap();
-        assert!(max_error(&turned, &x) < 1e-6);
+        let plain = frequencies(8, 10_000.0);
+        let uneven = vec![0.7, 0.2, 0.01, 3.0];
+        for frequencies in [plain, uneven] {
+            let table = RopeTable::new(50, &frequencies);
+            let positions = [0, 1, 2, 49, 0, 7];
+            let x = noise(6, 24, 1);
+            let mut turned = x.clone();
+            table.apply(&mut turned, &positions, Turn::Forward).unwrap();
+            assert!(max_error(&turned, &reference::rope(&x, &positions, &frequencies)) < 1e-5);
+            table
+                .apply(&mut turned, &positions, Turn::Backward)
+                .unwrap();
+            assert!(max_error(&turned, &x) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn frequencies_fall_from_one_by_powers_of_theta() {
+        let frequencies = frequencies(8, 10_000.0);
+        let expected = [1.0, 0.1, 0.01, 0.001];
+        let pairs = frequencies.iter().zip(expected);
+        assert_eq!(frequencies.len(), 4);
+        assert!(
+            pairs
+                .into_iter()
+                .all(|(got, expected)| (got - expected).abs() < 1e-15),
+            "{frequencies:?}"
+        );
     }
 
     #[test]
     fn storing_is_turning_and_rounding() {
-        let table = RopeTable::new(12, 50, 10_000.0);
+        let table = RopeTable::new(50, &frequencies(12, 10_000.0));
         let positions: Vec<u32> = (0..70).map(|row| row * 7 % 50).collect();
         let x = noise(70, 36, 1);
         for compute in [Compute::F32, Compute::Bf16] {
@@ -168,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_position_beyond_the_table_is_refused() {
-        let table = RopeTable::new(4, 3, 10_000.0);
+        let table = RopeTable::new(3, &frequencies(4, 10_000.0));
         let error = table
             .apply(&mut Tensor::zeros(1, 4), &[3], Turn::Forward)
             .unwrap_err();

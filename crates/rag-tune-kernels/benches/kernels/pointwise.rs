@@ -2,7 +2,7 @@
 
 use rag_tune_kernels::adamw::{AdamState, AdamW};
 use rag_tune_kernels::cross_entropy::{cross_entropy, cross_entropy_sum};
-use rag_tune_kernels::rope::{RopeTable, Turn};
+use rag_tune_kernels::rope::{RopeTable, Turn, frequencies};
 use rag_tune_kernels::{Matrix, Stored, Tensor, rms_norm, swiglu};
 
 use crate::report::{Report, Work};
@@ -30,7 +30,7 @@ pub fn norms(report: &mut Report<'_>) {
 
 /// RoPE and SwiGLU.
 pub fn turns_and_gates(report: &mut Report<'_>) {
-    let table = RopeTable::new(64, TOKENS, 1e4);
+    let table = RopeTable::new(TOKENS, &frequencies(64, 1e4));
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
     let mut x = noise(TOKENS, HIDDEN);
     let shape = format!("{TOKENS}x{HIDDEN}");

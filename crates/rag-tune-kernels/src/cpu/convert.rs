@@ -39,7 +39,7 @@ pub(crate) fn round(values: &mut [f32]) {
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
-pub(super) fn narrow_piece(from: &[f32], to: &mut [bf16]) {
+pub(crate) fn narrow_piece(from: &[f32], to: &mut [bf16]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = to_bf16(*from);
     }

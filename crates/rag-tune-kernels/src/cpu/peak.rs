@@ -101,7 +101,9 @@ mod x86 {
         let own = match compute {
             Compute::F32 => Vec::new(),
             Compute::Bf16 => vec![(Level::Avx512Bf16, DPBF16_512)],
-            Compute::Int8 => vec![(Level::Avx512Vnni, DPBUSD_512), (Level::Avx2, MADDUBS_256)],
+            Compute::Int8 | Compute::LlmInt8 => {
+                vec![(Level::Avx512Vnni, DPBUSD_512), (Level::Avx2, MADDUBS_256)]
+            }
         };
         let all = own.into_iter().chain(f32_loops);
         all.filter(|(level, _)| *level <= Level::of_this_processor())

@@ -3,17 +3,22 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::aligned::Aligned;
 use crate::cpu::panels::{
-    Codes, Direction, Nf4Codes, PAIR, PANEL, PackedWeights, QUADRUPLE, packed_index, packed_len,
+    Codes, Direction, Nf4Codes, PAIR, PackedWeights, QUADRUPLE, packed_index, packed_len,
 };
 use crate::error::{KernelError, check_shape};
+use crate::floats::Floats;
 use crate::nf4::Nf4;
 use crate::processor::{Level, level_in_use};
+use crate::quantize_rows;
 use crate::tensor::Tensor;
 
+mod image;
 mod nf4;
+mod pack;
 
+use self::image::Packed;
+pub use self::image::{Image, ImageKind};
 use self::nf4::PackedNf4;
 
 /// What block products are computed in; their results are f32.
@@ -29,10 +34,14 @@ pub enum Compute {
     /// Activations quantised to 8 bits, row by row in groups of 128 features, times 8-bit weights, with exact integer
     /// sums in a group; four times as fast with AVX-512 VNNI. Weights that are not 8-bit are multiplied as in `Bf16`.
     Int8,
+    /// LLM.int8 as bitsandbytes computes it (arXiv:2208.07339): activations quantised to 8 bits with one scale a row, but for
+    /// columns with a value of magnitude 6 or more, which meet their weights in floating point. Only `y = x W^T` with 8-bit weights;
+    /// gradients and other weights as in `Bf16`. What a row comes to depends on the rows beside it.
+    LlmInt8,
 }
 
 impl Compute {
-    /// All of them.
+    /// Those that differ in their instructions.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
     /// What `auto` stands for: the fastest that stays within noise of f32.
@@ -48,7 +57,7 @@ impl Compute {
         match self {
             Self::F32 => true,
             Self::Bf16 => level_in_use() >= Level::Avx512Bf16,
-            Self::Int8 => level_in_use() >= Level::Avx512Vnni,
+            Self::Int8 | Self::LlmInt8 => level_in_use() >= Level::Avx512Vnni,
         }
     }
 }
@@ -66,60 +75,45 @@ enum Storage {
     /// Row-wise absmax codes (LLM.int8, arXiv:2208.07339): `weight[o, i] = codes[o, i] * row_scale[o]`.
     /// Packed in quadruples, see `cpu::panels`; `row_scale` is `[out]`.
     Int8 {
-        codes: Aligned<i8>,
+        codes: Packed<i8>,
         row_scale: Vec<f32>,
     },
     /// 4-bit codes with one scale for 64 weights (see [`crate::nf4`]).
     Nf4(PackedNf4),
     /// Packed, see `cpu::panels`.
-    Bf16(Aligned<bf16>),
+    Bf16(Packed<bf16>),
     /// Row-major.
     F32(Vec<f32>),
 }
 
 impl Matrix {
-    /// Quantises row-major `[out, in]` weights to 8 bits: `absmax[o] = max |W[o, :]|`,
-    /// `codes = round(W * 127 / absmax)` (ties to even), `row_scale = absmax / 127`.
+    /// Quantises row-major `[out, in]` weights to 8 bits, as [`crate::quantize_rows`] does.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] if `weights` does not hold `out * in` values.
-    pub fn int8(
+    /// As [`crate::quantize_rows::quantize_rows`].
+    pub fn int8<'a>(
         out_features: usize,
         in_features: usize,
-        weights: &[f32],
+        weights: impl Into<Floats<'a>>,
     ) -> Result<Self, KernelError> {
-        check_shape(
-            "Matrix::int8",
-            "weights",
-            &[weights.len()],
-            &[out_features * in_features],
-        )?;
-        let mut codes = Aligned::zeros(packed_len(out_features, in_features, QUADRUPLE));
-        let mut row_scale = vec![0.0; out_features];
-        let panel_len = packed_len(1, in_features, QUADRUPLE).max(1);
-        let panels = codes
-            .par_chunks_mut(panel_len)
-            .zip(row_scale.par_chunks_mut(PANEL));
-        panels.enumerate().for_each(|(panel, (codes, row_scale))| {
-            for (lane, row_scale) in row_scale.iter_mut().enumerate() {
-                let row = &weights[(panel * PANEL + lane) * in_features..][..in_features];
-                let absmax = row.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
-                *row_scale = absmax / 127.0;
-                // A row of zeros has no scale; its codes are zeros already.
-                if absmax == 0.0 {
-                    continue;
-                }
-                for (at, value) in row.iter().enumerate() {
-                    codes[packed_index(in_features, QUADRUPLE, lane, at)] =
-                        (value * 127.0 / absmax).round_ties_even() as i8;
-                }
-            }
-        });
-        Ok(Self {
+        let (weights, shape) = (weights.into(), [out_features, in_features]);
+        quantize_rows::check(&weights, shape)?;
+        let (codes, absmax) = pack::quantized(shape, &weights);
+        quantize_rows::finite(&weights, &absmax)?;
+        Ok(Self::of_codes(shape, codes.into(), &absmax))
+    }
+
+    fn of_codes(
+        [out_features, in_features]: [usize; 2],
+        codes: Packed<i8>,
+        absmax: &[f32],
+    ) -> Self {
+        let row_scale = absmax.iter().map(|absmax| absmax / 127.0).collect();
+        Self {
             out_features,
             in_features,
             storage: Storage::Int8 { codes, row_scale },
-        })
+        }
     }
 
     /// Holds 8-bit weights: `weight[o, i] = codes[o, i] * absmax[o] / 127`, `codes` row-major.
@@ -143,25 +137,12 @@ impl Matrix {
                 problem: format!("code -128 in row {row}: they go from -127 to 127"),
             });
         }
-        let mut packed = Aligned::zeros(packed_len(out_features, in_features, QUADRUPLE));
-        let panels = packed.par_chunks_mut(packed_len(1, in_features, QUADRUPLE).max(1));
-        panels.enumerate().for_each(|(panel, packed)| {
-            let outs = (panel * PANEL)..out_features.min((panel + 1) * PANEL);
-            for (lane, out) in outs.enumerate() {
-                let row = &codes[out * in_features..][..in_features];
-                for (at, code) in row.iter().enumerate() {
-                    packed[packed_index(in_features, QUADRUPLE, lane, at)] = *code;
-                }
-            }
-        });
-        Ok(Self {
-            out_features,
-            in_features,
-            storage: Storage::Int8 {
-                codes: packed,
-                row_scale: absmax.iter().map(|absmax| absmax / 127.0).collect(),
-            },
-        })
+        let shape = [out_features, in_features];
+        Ok(Self::of_codes(
+            shape,
+            pack::codes(shape, codes).into(),
+            absmax,
+        ))
     }
 
     /// Holds NF4 weights, `weights` being `[out, in]` row by row.
@@ -193,38 +174,19 @@ impl Matrix {
     ///
     /// # Errors
     /// [`KernelError::Shape`] if `weights` does not hold `out * in` values.
-    pub fn bf16(
+    pub fn bf16<'a>(
         out_features: usize,
         in_features: usize,
-        weights: &[f32],
+        weights: impl Into<Floats<'a>>,
     ) -> Result<Self, KernelError> {
-        check_shape(
-            "Matrix::bf16",
-            "weights",
-            &[weights.len()],
-            &[out_features * in_features],
-        )?;
-        let mut values = Aligned::zeros(packed_len(out_features, in_features, PAIR));
-        let panel_len = packed_len(1, in_features, PAIR).max(1);
-        values
-            .par_chunks_mut(panel_len)
-            .enumerate()
-            .for_each(|(panel, values)| {
-                let first = panel * PANEL;
-                for out in first..out_features.min(first + PANEL) {
-                    for (at, value) in weights[out * in_features..][..in_features]
-                        .iter()
-                        .enumerate()
-                    {
-                        values[packed_index(in_features, PAIR, out - first, at)] =
-                            bf16::from_f32(*value);
-                    }
-                }
-            });
+        let weights = weights.into();
+        let expected = [out_features * in_features];
+        check_shape("Matrix::bf16", "weights", &[weights.len()], &expected)?;
+        let values = pack::rounded([out_features, in_features], &weights);
         Ok(Self {
             out_features,
             in_features,
-            storage: Storage::Bf16(values),
+            storage: Storage::Bf16(values.into()),
         })
     }
 
@@ -320,6 +282,21 @@ impl Matrix {
         Ok(rows)
     }
 
+    /// Some columns of 8-bit weights, dequantised: `[out, columns.len()]`; `None` where there are no codes.
+    pub(crate) fn code_columns(&self, columns: &[usize]) -> Option<Tensor> {
+        let Storage::Int8 { codes, row_scale } = &self.storage else {
+            return None;
+        };
+        Some(Tensor::from_fn(
+            self.out_features,
+            columns.len(),
+            |out, at| {
+                let place = packed_index(self.in_features, QUADRUPLE, out, columns[at]);
+                f32::from(codes[place]) * row_scale[out]
+            },
+        ))
+    }
+
     /// The packed codes and the row scales, where products run on them.
     pub(crate) fn packed(
         &self,
@@ -381,11 +358,9 @@ mod tests {
             let mut row = vec![0.0; inner];
             for o in 0..out {
                 matrix.read_row(o, &mut row).unwrap();
-                for (at, value) in row.iter().enumerate() {
-                    prop_assert_eq!(*value, expected.value(o, at));
-                    // 0.501: half a step, plus f32 rounding.
-                    let error = (values[o * inner + at] - value).abs();
-                    prop_assert!(error <= 0.501 * expected.row_scale[o] + 1e-12);
+                let step = expected.absmax[o] / 127.0;
+                for (value, code) in row.iter().zip(&expected.codes[o * inner..]) {
+                    prop_assert_eq!(*value, f32::from(*code) * step);
                 }
             }
         }

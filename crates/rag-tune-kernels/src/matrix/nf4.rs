@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn a_matrix_gives_back_the_bytes_of_bitsandbytes() {
         let golden = Golden::bitsandbytes();
-        for name in golden.nf4_weights() {
-            let [out, inner] = golden.nf4_shape(&name);
+        for name in golden.weights("nf4") {
+            let [out, inner] = golden.shape(&format!("nf4.{name}.input"));
             let weights = golden.f32s(&format!("nf4.{name}.input"));
             for quantized in [Nf4::quantize(&weights), Nf4::quantize_double(&weights)] {
                 let matrix = Matrix::from_nf4(out, inner, &quantized).unwrap();

@@ -8,12 +8,14 @@ mod encoder;
 mod linear;
 mod nearest;
 mod pointwise;
+mod quantize_rows;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use attention::{attention, attention_backward};
 pub use cross_entropy::cross_entropy;
 pub use encoder::{activation, encoder_attention, layer_norm};
-pub use linear::{QuantizedRows, linear, linear_backward, quantize_rows};
+pub use linear::{linear, linear_backward};
 pub use nearest::nearest_value;
-pub use pointwise::{adamw, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};
+pub use pointwise::{adamw, add_bias, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};
+pub use quantize_rows::quantize_rows;

@@ -30,14 +30,19 @@ pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &[f32], eps: f32) -> T
     })
 }
 
-/// Pair `(x[i], x[i + d/2])` of each head turned by `position * theta^(-2i/d)`.
-pub fn rope(x: &Tensor, positions: &[u32], head_dim: usize, theta: f32) -> Tensor {
-    let half = head_dim / 2;
+/// `y + bias`, row by row.
+pub fn add_bias(y: &Tensor, bias: &[f32]) -> Tensor {
+    Tensor::from_fn(y.rows(), y.cols(), |row, out| y.row(row)[out] + bias[out])
+}
+
+/// Pair `(x[i], x[i + d/2])` of each head of `d = 2 * frequencies.len()` features turned by `position * frequencies[i]`.
+pub fn rope(x: &Tensor, positions: &[u32], frequencies: &[f64]) -> Tensor {
+    let half = frequencies.len();
+    let head_dim = 2 * half;
     Tensor::from_fn(x.rows(), x.cols(), |row, col| {
         let (head, at) = (col / head_dim, col % head_dim);
         let i = at % half;
-        let angle =
-            f64::from(positions[row]) * f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64);
+        let angle = f64::from(positions[row]) * frequencies[i];
         let first = f64::from(x.row(row)[head * head_dim + i]);
         let second = f64::from(x.row(row)[head * head_dim + i + half]);
         let turned = if at < half {

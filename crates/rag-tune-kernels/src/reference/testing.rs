@@ -30,13 +30,23 @@ pub(crate) fn max_error(left: &Tensor, right: &Tensor) -> f32 {
     })
 }
 
-/// Golden numbers of `scripts/golden_bitsandbytes.py`.
+/// Golden numbers of bitsandbytes.
 pub(crate) struct Golden(Vec<u8>);
 
 impl Golden {
+    /// Of `scripts/golden_bitsandbytes.py`.
     pub(crate) fn bitsandbytes() -> Self {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../tests/fixtures/golden/bitsandbytes.safetensors");
+        Self::read("bitsandbytes.safetensors")
+    }
+
+    /// Of `scripts/golden_llm_int8.py`.
+    pub(crate) fn llm_int8() -> Self {
+        Self::read("llm_int8.safetensors")
+    }
+
+    fn read(name: &str) -> Self {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path = folder.join("../../tests/fixtures/golden").join(name);
         Self(std::fs::read(path).unwrap())
     }
 
@@ -75,24 +85,36 @@ impl Golden {
         self.get(name).unwrap_or_else(|| panic!("no `{name}`"))
     }
 
-    /// The names of the weights that were made NF4.
-    pub(crate) fn nf4_weights(&self) -> Vec<String> {
+    pub(crate) fn i8s(&self, name: &str) -> Vec<i8> {
+        self.bytes(name)
+            .iter()
+            .map(|byte| byte.cast_signed())
+            .collect()
+    }
+
+    pub(crate) fn i32s(&self, name: &str) -> Vec<i32> {
+        let bytes = self.bytes(name);
+        let values = bytes.as_chunks().0.iter();
+        values.map(|bytes| i32::from_le_bytes(*bytes)).collect()
+    }
+
+    /// The names of the weights that were quantised as `kind`: `nf4` or `rows`.
+    pub(crate) fn weights(&self, kind: &str) -> Vec<String> {
         let file = self.file();
         let names = file.names().into_iter();
         let name = |name: &str| {
-            Some(
-                name.strip_prefix("nf4.")?
-                    .strip_suffix(".input")?
-                    .to_owned(),
-            )
+            let name = name.strip_prefix(kind)?.strip_prefix('.')?;
+            Some(name.strip_suffix(".input")?.to_owned())
         };
         names.filter_map(name).collect()
     }
 
-    /// `[out, in]` of one of them.
-    pub(crate) fn nf4_shape(&self, name: &str) -> [usize; 2] {
-        let file = self.file();
-        let tensor = file.tensor(&format!("nf4.{name}.input")).unwrap();
-        tensor.shape().try_into().unwrap()
+    pub(crate) fn shape(&self, name: &str) -> [usize; 2] {
+        self.file()
+            .tensor(name)
+            .unwrap()
+            .shape()
+            .try_into()
+            .unwrap()
     }
 }

@@ -34,9 +34,23 @@ impl Int8Rows {
     ///
     /// `code = round(x * 127 / absmax)`, `scale = absmax / 127` in each group; ties to even.
     pub(crate) fn new(data: &[f32], rows: usize, inner: usize, scales: Option<&[f32]>) -> Self {
+        let mut result = Self::stale(rows, inner);
+        let per_task = crate::cpu::rows_per_task(inner);
+        let each = result
+            .par_rows_mut()
+            .zip(data.par_chunks_exact(inner.max(1)));
+        each.with_min_len(per_task)
+            .for_each(|((codes, group_scales, offsets), data)| {
+                quantize_row(data, scales, codes, group_scales, offsets);
+            });
+        result
+    }
+
+    /// Scales of zero, and codes of unspecified content but for zeros behind a row's end.
+    pub(super) fn stale(rows: usize, inner: usize) -> Self {
         let stride = inner.next_multiple_of(4);
         let groups = inner.div_ceil(GROUP);
-        let mut result = Self {
+        Self {
             rows,
             inner,
             codes: if stride == inner {
@@ -46,31 +60,19 @@ impl Int8Rows {
             },
             scales: vec![0.0; rows * groups],
             offsets: vec![0; rows * groups],
-        };
-        if rows * inner == 0 {
-            return result;
         }
-        let per_task = crate::cpu::rows_per_task(inner);
-        let left = result
-            .codes
-            .par_chunks_mut(stride * per_task)
-            .zip(data.par_chunks(inner * per_task));
-        let group_values = result
-            .scales
-            .par_chunks_mut(groups * per_task)
-            .zip(result.offsets.par_chunks_mut(groups * per_task));
-        left.zip(group_values)
-            .for_each(|((codes, data), (group_scales, offsets))| {
-                let rows = codes
-                    .chunks_exact_mut(stride)
-                    .zip(data.chunks_exact(inner))
-                    .zip(group_scales.chunks_exact_mut(groups))
-                    .zip(offsets.chunks_exact_mut(groups));
-                for (((codes, data), group_scales), offsets) in rows {
-                    quantize_row(data, scales, codes, group_scales, offsets);
-                }
-            });
-        result
+    }
+
+    /// Codes, scales and offsets of each row.
+    pub(super) fn par_rows_mut(
+        &mut self,
+    ) -> impl IndexedParallelIterator<Item = (&mut [i8], &mut [f32], &mut [i32])> {
+        let (stride, groups) = (self.stride().max(1), self.groups().max(1));
+        let codes = self.codes.par_chunks_exact_mut(stride);
+        let scales = self.scales.par_chunks_exact_mut(groups);
+        let offsets = self.offsets.par_chunks_exact_mut(groups);
+        let rows = codes.zip(scales).zip(offsets);
+        rows.map(|((codes, scales), offsets)| (codes, scales, offsets))
     }
 
     fn stride(&self) -> usize {

@@ -16,10 +16,12 @@ pub(crate) mod bf16;
 mod f32;
 mod int8;
 pub(crate) mod tile_f32;
+mod vector_wise;
 
 pub(crate) use bf16::{Bf16Product, Bf16Rows};
 pub(crate) use f32::{F32Product, round_rows};
 pub(crate) use int8::{Int8Product, Int8Rows};
+pub(crate) use vector_wise::VectorWiseRows;
 
 /// Rows a tile has at most: 6 rows by 64 columns are 24 registers of sums, which leaves no load unhidden.
 pub(crate) const TILE_ROWS: usize = 6;
