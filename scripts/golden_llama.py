@@ -1,6 +1,6 @@
 """Makes the golden numbers of tests/fixtures/golden/ with PyTorch, transformers and PEFT.
 
-usage: golden_llama.py tiny OUT_DIR              the two tiny random models, LoRA gradients included
+usage: golden_llama.py tiny OUT_DIR              the tiny random models, LoRA gradients included
        golden_llama.py smollm2 BASE_DIR OUT_DIR  logits of SmolLM2 (BASE_DIR: see dequantize_gguf.py)
 
 tests/fixtures/golden/README.md says what each file holds. Needs scripts/python-env.sh.
@@ -8,6 +8,7 @@ tests/fixtures/golden/README.md says what each file holds. Needs scripts/python-
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,9 +32,52 @@ PROMPTS = {
 }
 
 
-def tiny_model(tied: bool, rope_theta: float, seed: int) -> LlamaForCausalLM:
+@dataclass(frozen=True)
+class Tiny:
+    """What the tiny models differ in."""
+
+    name: str
+    seed: int
+    rope: dict
+    tied: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    use_dora: bool = False
+    max_position_embeddings: int = 64
+
+
+TINY_MODELS = [
+    Tiny("tiny_tied", 1, {"rope_type": "default", "rope_theta": 10_000.0}, tied=True),
+    Tiny("tiny_untied", 2, {"rope_type": "default", "rope_theta": 1_000_000.0}),
+    Tiny(
+        "tiny_biases",
+        3,
+        {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+        attention_bias=True,
+        mlp_bias=True,
+        use_dora=True,
+    ),
+    # Heads of 8 have wavelengths of 6, 63, 628 and 6283 tokens: kept, in between, stretched, stretched.
+    Tiny(
+        "tiny_llama3",
+        4,
+        {
+            "rope_type": "llama3",
+            "rope_theta": 10_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+        attention_bias=True,
+        max_position_embeddings=512,
+    ),
+]
+
+
+def tiny_model(tiny: Tiny) -> LlamaForCausalLM:
     """A random Llama whose weights are exact in bf16, so that 16-bit storage changes nothing."""
-    torch.manual_seed(seed)
+    torch.manual_seed(tiny.seed)
     config = LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -42,10 +86,12 @@ def tiny_model(tied: bool, rope_theta: float, seed: int) -> LlamaForCausalLM:
         num_key_value_heads=2,
         head_dim=8,
         vocab_size=96,
-        max_position_embeddings=64,
+        max_position_embeddings=tiny.max_position_embeddings,
         rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
-        tie_word_embeddings=tied,
+        rope_parameters=dict(tiny.rope),
+        tie_word_embeddings=tiny.tied,
+        attention_bias=tiny.attention_bias,
+        mlp_bias=tiny.mlp_bias,
         bos_token_id=1,
         eos_token_id=2,
         attn_implementation="eager",
@@ -101,42 +147,52 @@ def mean_loss(logits: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.
     return cross_entropy(torch.cat(logits), torch.cat(targets), ignore_index=IGNORE_INDEX)
 
 
-def with_adapter(model: LlamaForCausalLM) -> PeftModel:
+def with_adapter(model: LlamaForCausalLM, use_dora: bool) -> PeftModel:
     """A LoRA adapter with non-zero B: with B = 0 the gradients of A would all be zero."""
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        lora_dropout=0.0,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+        use_dora=use_dora,
+    )
     adapted = get_peft_model(model, config)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 weight.copy_(0.1 * torch.randn(weight.shape))
+            elif "magnitude" in name:
+                weight.mul_(1.0 + 0.1 * torch.randn(weight.shape))
     return adapted.eval()
 
 
 def lora_gradients(adapted: PeftModel) -> dict[str, torch.Tensor]:
     """Gradients under the names of adapter_model.safetensors."""
+    magnitude = "lora_magnitude_vector"
     return {
-        name.replace(".default.", "."): weight.grad
+        name.replace(".default", "").replace(f"{magnitude}.weight", magnitude): weight.grad
         for name, weight in adapted.named_parameters()
         if weight.requires_grad
     }
 
 
-def write_tiny(name: str, tied: bool, rope_theta: float, seed: int, out: Path) -> None:
-    """One tiny model with all of its golden numbers, in the folder `out/name`."""
-    folder = out / name
-    model = tiny_model(tied, rope_theta, seed)
-    save_base(model, rope_theta, folder)
+def write_tiny(tiny: Tiny, out: Path) -> None:
+    """One tiny model with all of its golden numbers, in a folder of its name."""
+    folder = out / tiny.name
+    model = tiny_model(tiny)
+    save_base(model, tiny.rope["rope_theta"], folder)
     ids = sequences(model.config.vocab_size)
     targets = [labels(sequence, length) for sequence, length in zip(ids, PROMPT_LENGTHS)]
     golden = {"prompt_lengths": torch.tensor(PROMPT_LENGTHS)}
     with torch.no_grad():
         base_logits = all_logits(model, ids)
-        quantized = tiny_model(tied, rope_theta, seed)
+        quantized = tiny_model(tiny)
         quantize_model(quantized)
         quantized_logits = all_logits(quantized, ids)
     golden["loss"] = mean_loss(base_logits, targets)
 
-    adapted = with_adapter(model)
+    adapted = with_adapter(model, tiny.use_dora)
     save_adapter(adapted, folder / "adapter")
     adapted_logits = all_logits(adapted, ids)
     golden["lora_loss"] = mean_loss(adapted_logits, targets)
@@ -152,7 +208,7 @@ def write_tiny(name: str, tied: bool, rope_theta: float, seed: int, out: Path) -
             f"lora_logits.{i}": adapted_logits[i].detach(),
         }
     save_file({key: value.detach().contiguous() for key, value in golden.items()}, folder / "golden.safetensors")
-    print(f"{name}: loss {golden['loss']:.6f}, with the adapter {golden['lora_loss']:.6f}")
+    print(f"{tiny.name}: loss {golden['loss']:.6f}, with the adapter {golden['lora_loss']:.6f}")
 
 
 def position_record(logits: torch.Tensor) -> dict:
@@ -189,15 +245,15 @@ def write_smollm2(base: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="golden numbers from PyTorch")
     commands = parser.add_subparsers(dest="command", required=True)
-    tiny = commands.add_parser("tiny", help="two tiny random models")
+    tiny = commands.add_parser("tiny", help="the tiny random models")
     tiny.add_argument("out", type=Path)
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct")
     smollm2.add_argument("base", type=Path)
     smollm2.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.command == "tiny":
-        write_tiny("tiny_tied", tied=True, rope_theta=10_000.0, seed=1, out=args.out)
-        write_tiny("tiny_untied", tied=False, rope_theta=1_000_000.0, seed=2, out=args.out)
+        for model in TINY_MODELS:
+            write_tiny(model, args.out)
     else:
         write_smollm2(args.base, args.out)
 

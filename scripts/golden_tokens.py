@@ -7,10 +7,12 @@ tokens, and one sha256 over all ids. A few texts are listed with their ids, so t
 difference can be looked at.
 
     scripts/python-env.sh
+    .cache/python/bin/pip install sentencepiece==0.2.3
     RAG_TUNE_MIRROR=DIR .cache/python/bin/python scripts/golden_tokens.py
 
 DIR holds models/HuggingFaceTB/SmolLM2-135M-Instruct/*.gguf,
-models/codellama/CodeLlama-7b-Python-hf/tokenizer.json and datasets/.
+models/codellama/CodeLlama-7b-Python-hf/tokenizer.json,
+models/meta-llama/Llama-2-7b-hf/tokenizer.model and datasets/.
 """
 
 import hashlib
@@ -19,6 +21,7 @@ import os
 import struct
 from pathlib import Path
 
+import sentencepiece
 import tokenizers
 import transformers
 from tokenizers import pre_tokenizers
@@ -27,6 +30,7 @@ from transformers import AutoTokenizer
 FIXTURE = Path(__file__).parent.parent / "tests/fixtures/model/golden_tokens.json"
 SMOLLM2 = "models/HuggingFaceTB/SmolLM2-135M-Instruct"
 CODE_LLAMA = "models/codellama/CodeLlama-7b-Python-hf"
+LLAMA_2 = "models/meta-llama/Llama-2-7b-hf"
 
 EXAMPLES = [
     "",
@@ -39,9 +43,19 @@ EXAMPLES = [
     "We've said it's DON'T",
     "CREATE TABLE t (id INTEGER, name VARCHAR(20))\n\n### Response:\nSELECT name FROM t",
 ]
-# Text of a control token inside a text. Only for SmolLM2: after one, transformers 5 and
-# CodeLlama's own tokenizer.json put the space prefix differently.
+# Text of a control token inside a text.
 SMOLLM2_EXAMPLES = ["<|im_start|>user\nhi<|im_end|>\n", "a<|endoftext|>b <repo_name>"]
+CODE_LLAMA_EXAMPLES = [
+    "▁<PRE> def f(x):\n    return ▁<SUF>\n\nprint(f(1)) ▁<MID>",
+    "▁<PRE>▁<SUF>▁<MID>x + 1▁<EOT>",
+    "a</s> b",
+]
+SENTENCEPIECE_EXAMPLES = [
+    " leading, and " + " " * 40 + "many",
+    "\t\ttabs\r\n\x00\x7f",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ------------------- ======",
+    "a literal ▁ here▁▁ and <0x41>",
+]
 
 
 def smollm2(mirror: Path):
@@ -66,17 +80,25 @@ def code_llama(mirror: Path):
     """The published tokenizer.json, as it is.
 
     transformers 5 rebuilds this tokenizer with another rule for a text that begins with
-    a space. No text of the data sets does, so there both must agree: checked at each.
+    a space, and for one after a special token. No text of the data sets is such, so there
+    both must agree: checked at each.
     """
     rebuilt = AutoTokenizer.from_pretrained(mirror / CODE_LLAMA)
     published = tokenizers.Tokenizer.from_file(str(mirror / CODE_LLAMA / "tokenizer.json"))
 
     def encode(text: str) -> list[int]:
         ids = published.encode(text).ids
-        assert text.startswith(" ") or not text or ids == rebuilt(text)["input_ids"], text
+        special = text.startswith(" ") or not text or any(id > 31_999 for id in ids) or 2 in ids
+        assert special or ids == rebuilt(text)["input_ids"], text
         return ids
 
     return encode
+
+
+def llama_2(mirror: Path):
+    """SentencePiece itself, and BOS."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(mirror / LLAMA_2 / "tokenizer.model"))
+    return lambda text: [processor.bos_id(), *processor.encode(text)]
 
 
 def texts(line: str) -> list[str]:
@@ -111,11 +133,13 @@ def main() -> None:
         "made_by": "scripts/golden_tokens.py",
         "transformers": transformers.__version__,
         "tokenizers": tokenizers.__version__,
+        "sentencepiece": sentencepiece.__version__,
         "models": [],
     }
     for model, encode, more in [
         (SMOLLM2, smollm2(mirror), SMOLLM2_EXAMPLES),
-        (CODE_LLAMA, code_llama(mirror), []),
+        (CODE_LLAMA, code_llama(mirror), CODE_LLAMA_EXAMPLES),
+        (LLAMA_2, llama_2(mirror), SENTENCEPIECE_EXAMPLES),
     ]:
         golden["models"].append(
             {

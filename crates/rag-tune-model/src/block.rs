@@ -22,6 +22,8 @@ pub(crate) struct Block {
     pub(crate) mlp_norm: Vec<f32>,
     /// By [`Projection`], in the order of [`Projection::ALL`].
     pub(crate) weights: [Matrix; 7],
+    /// As `weights`, each `[out]`: what a linear layer adds, where the model has that.
+    pub(crate) biases: [Option<Vec<f32>>; 7],
 }
 
 /// What all blocks of a pass share.
@@ -129,7 +131,8 @@ impl Block {
         projection: Projection,
     ) -> AdaptedLinear<'a> {
         let weight = &self.weights[projection as usize];
-        AdaptedLinear::new(weight, (self.layer, projection), context.adapter)
+        let bias = self.biases[projection as usize].as_deref();
+        AdaptedLinear::new(weight, bias, (self.layer, projection), context.adapter)
     }
 
     fn group(&self, context: BlockContext<'_>, site: Site) -> GroupContext {

@@ -6,10 +6,13 @@
 //! - `safetensors.rs` and `gguf.rs` hold one format each, memory-mapped: a
 //!   tensor costs memory only while somebody holds its values.
 //! - `bitsandbytes.rs` reads weights that are quantised already.
+//! - `names.rs` checks that the tensors are those of the model.
 //! - `fingerprint.rs` says whether two checkpoints hold the same weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use rag_tune_kernels::Floats;
 
 use crate::config::{self, LlamaConfig, StoredQuantization};
 use crate::error::ModelError;
@@ -20,13 +23,17 @@ mod fingerprint;
 mod gguf;
 mod gguf_names;
 mod mapped_file;
+mod names;
 mod safetensors;
+mod write;
 
 pub(crate) use self::bitsandbytes::StoredWeight;
 use self::gguf::GgufFile;
 pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
+use self::names::Naming;
 use self::safetensors::SafetensorsFiles;
-pub(crate) use self::safetensors::{INDEX_FILE, Shard, ShardTensor};
+pub(crate) use self::safetensors::{HEADER_LENGTH_BYTES, INDEX_FILE, Shard, ShardTensor};
+pub(crate) use self::write::{PlannedTensor, header};
 
 /// An opened checkpoint. Cheap to open and to keep; shareable between threads.
 #[derive(Debug)]
@@ -59,7 +66,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// No or several candidates, an unreadable, truncated or corrupt file, a
-    /// configuration that is not a Llama or needs what is not supported.
+    /// configuration that is not a Llama or needs what is not supported,
+    /// a tensor that is missing ([`ModelError::MissingTensor`]) or that such a
+    /// model does not have ([`ModelError::UnusedTensors`]).
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let kind = fs::metadata(path).map_err(ModelError::io(path))?;
         if !kind.is_dir() {
@@ -76,6 +85,11 @@ impl Checkpoint {
         let text = fs::read_to_string(&config_path).map_err(ModelError::io(&config_path))?;
         let config = config::from_config_json(&config_path, &text)?;
         let quantization = StoredQuantization::from_config_json(&config_path, &text)?;
+        let naming = match quantization {
+            Some(_) => Naming::Bitsandbytes,
+            None => Naming::HuggingFace,
+        };
+        names::check(folder, &config, naming, files.names())?;
         let fingerprint = fingerprint::fingerprint(&config, files.stored_tensors());
         let weights = Weights::Safetensors {
             folder: folder.to_owned(),
@@ -92,6 +106,7 @@ impl Checkpoint {
     fn open_gguf(path: &Path) -> Result<Self, ModelError> {
         let file = GgufFile::open(path)?;
         let config = file.config()?;
+        names::check(path, &config, Naming::Gguf, file.names())?;
         let fingerprint = fingerprint::fingerprint(&config, file.stored_tensors());
         Ok(Self {
             weights: Weights::Gguf(file),
@@ -132,6 +147,21 @@ impl Checkpoint {
         }
     }
 
+    /// The files that hold the weights.
+    pub(crate) fn files(&self) -> Vec<&Path> {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => files.paths().collect(),
+            Weights::Gguf(file) => vec![file.path()],
+        }
+    }
+
+    /// Bytes of the files that hold the weights.
+    pub fn file_bytes(&self) -> u64 {
+        let files = self.files().into_iter();
+        let lengths = files.map(|file| fs::metadata(file).map_or(0, |metadata| metadata.len()));
+        lengths.sum()
+    }
+
     /// A name for messages: the hub id where the path shows it (a hub cache),
     /// else the folder's or file's own name.
     pub fn name(&self) -> String {
@@ -152,26 +182,22 @@ impl Checkpoint {
             .unwrap_or_else(|| path.display().to_string())
     }
 
-    /// The weight `hf_name` of a linear, `[out, in]`: as it is stored where bitsandbytes has quantised it, else as
-    /// [`Checkpoint::tensor`] gives it.
+    /// The weight `hf_name` of a linear, `[out, in]`, as it is stored. [`Checkpoint::release`] gives its memory back.
     pub(crate) fn weight(
         &self,
         hf_name: &str,
         shape: [usize; 2],
-    ) -> Result<StoredWeight, ModelError> {
+    ) -> Result<StoredWeight<'_>, ModelError> {
         if let Weights::Safetensors {
             files,
             quantization: Some(_),
             ..
         } = &self.weights
+            && let Some(weight) = bitsandbytes::read(files, hf_name, shape)?
         {
-            let weight = bitsandbytes::read(files, hf_name, shape)?;
-            files.release();
-            if let Some(weight) = weight {
-                return Ok(weight);
-            }
+            return Ok(weight);
         }
-        self.plain_tensor(hf_name, &shape).map(StoredWeight::Float)
+        self.floats(hf_name, &shape).map(StoredWeight::Float)
     }
 
     /// The values of the tensor `hf_name`, row-major, widened to f32 or dequantised.
@@ -186,22 +212,40 @@ impl Checkpoint {
     /// [`ModelError::Unsupported`] for a type that is not a plain float, and
     /// what the file itself may be guilty of.
     pub fn tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        match *shape {
-            [out, inner] => Ok(self
+        let values = match *shape {
+            [out, inner] => self
                 .weight(hf_name, [out, inner])?
-                .into_values([out, inner])),
-            _ => self.plain_tensor(hf_name, shape),
-        }
+                .into_floats([out, inner])
+                .into_vec(),
+            _ => self.floats(hf_name, shape)?.into_vec(),
+        };
+        self.release();
+        Ok(values)
     }
 
     /// A tensor that is stored in floating point.
-    fn plain_tensor(&self, hf_name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let values = match &self.weights {
-            Weights::Safetensors { files, .. } => files.tensor(hf_name, shape),
-            Weights::Gguf(file) => file.tensor(hf_name, shape, &self.config),
-        };
-        self.release();
-        values
+    fn floats(&self, hf_name: &str, shape: &[usize]) -> Result<Floats<'_>, ModelError> {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => files.floats(hf_name, shape),
+            Weights::Gguf(file) => Ok(file.tensor(hf_name, shape, &self.config)?.into()),
+        }
+    }
+
+    /// As [`Self::shards`], of weights that nobody has quantised.
+    ///
+    /// # Errors
+    /// [`ModelError::AlreadyQuantized`].
+    pub(crate) fn unquantized_shards(&self) -> Result<Vec<Shard<'_>>, ModelError> {
+        match &self.weights {
+            Weights::Safetensors {
+                files,
+                quantization: None,
+                ..
+            } => Ok(files.shards()),
+            Weights::Safetensors { .. } | Weights::Gguf(_) => Err(ModelError::AlreadyQuantized {
+                path: self.path().to_owned(),
+            }),
+        }
     }
 
     /// The safetensors files as they lie on disk, by name.
@@ -223,6 +267,15 @@ impl Checkpoint {
         }
     }
 
+    /// Has the system begin to read the tensors whose names begin with `prefix`.
+    pub(crate) fn prefetch(&self, prefix: &str) {
+        match &self.weights {
+            Weights::Safetensors { files, .. } => files.prefetch(prefix),
+            // Dequantising takes longer than reading.
+            Weights::Gguf(_) => {}
+        }
+    }
+
     /// Gives back the memory of what was read of the weights' files.
     pub(crate) fn release(&self) {
         match &self.weights {
@@ -231,25 +284,26 @@ impl Checkpoint {
         }
     }
 
-    /// The tokenizer: from a tokenizer.json beside the weights, else from the
-    /// GGUF's metadata.
+    /// The tokenizer: from a tokenizer.json beside the weights, else from
+    /// SentencePiece's tokenizer.model, else from the GGUF's metadata.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
         let (folder, gguf) = match &self.weights {
             Weights::Safetensors { folder, .. } => (Some(folder.as_path()), None),
             Weights::Gguf(file) => (file.path().parent(), Some(file)),
         };
-        let file = folder
-            .map(|folder| folder.join("tokenizer.json"))
-            .filter(|file| file.exists());
-        let tokenizer = match (file, gguf) {
-            (Some(file), _) => Tokenizer::from_file(&file)?,
-            (None, Some(gguf)) => Tokenizer::from_gguf_metadata(gguf.path(), gguf.metadata())?,
-            (None, None) => {
-                return Err(ModelError::tokenizer(
-                    self.path(),
-                    "no tokenizer.json in the folder",
-                ));
-            }
+        let beside = |name: &str| {
+            let file = folder.map(|folder| folder.join(name));
+            file.filter(|file| file.exists())
+        };
+        let tokenizer = if let Some(file) = beside("tokenizer.json") {
+            Tokenizer::from_file(&file)?
+        } else if let Some(file) = beside("tokenizer.model") {
+            Tokenizer::from_sentencepiece(&file)?
+        } else if let Some(gguf) = gguf {
+            Tokenizer::from_gguf_metadata(gguf.path(), gguf.metadata())?
+        } else {
+            let detail = "neither tokenizer.json nor tokenizer.model in the folder";
+            return Err(ModelError::tokenizer(self.path(), detail));
         };
         self.release();
         // Added tokens are left out: CodeLlama-7b-Python's tokenizer has four
@@ -305,6 +359,7 @@ fn check_shape(
         return Ok(());
     }
     let axes = match expected.len() {
+        1 if name.contains(".bias") => "out",
         1 => "hidden",
         _ if name.contains("embed") || name.contains("lm_head") => "vocab, hidden",
         _ => "out, in",

@@ -5,15 +5,18 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
+use crate::lora::Projection;
 
 mod bitsandbytes;
 mod gguf;
 mod hugging_face;
 mod known;
+mod rope_scaling;
 
 pub use bitsandbytes::StoredQuantization;
 pub(crate) use gguf::{GgufTensors, from_gguf_metadata};
 pub(crate) use hugging_face::{from_config_json, token_ids};
+pub use rope_scaling::RopeScaling;
 
 /// `[model]`: the frozen base model and how it is held and computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +31,11 @@ pub struct ModelConfig {
     pub double_quantization: bool,
     /// Where the model runs: `auto` or `cpu`.
     pub device: Device,
-    /// Arithmetic of the blocks: `auto`, `f32`, `bf16` or `int8`.
+    /// Arithmetic of the blocks: `auto`, `f32`, `bf16`, `int8` or `llm_int8` (as bitsandbytes computes it; needs `int8` weights).
     pub compute: Compute,
+    /// Whether 8-bit weights are left in the user's cache folder, so that the next start maps them instead of quantising again:
+    /// `auto` (where the base's files have 1 GiB or more), `always` or `never`.
+    pub cache_weights: CacheWeights,
 }
 
 impl Default for ModelConfig {
@@ -40,6 +46,7 @@ impl Default for ModelConfig {
             double_quantization: true,
             device: Device::Auto,
             compute: Compute::Auto,
+            cache_weights: CacheWeights::Auto,
         }
     }
 }
@@ -50,6 +57,10 @@ impl ModelConfig {
         let mut problems = Vec::new();
         if self.base.trim().is_empty() {
             problems.push("`model.base` must name a hub id, a folder or a .gguf file".to_owned());
+        }
+        if self.compute == Compute::LlmInt8 && self.quantization != Quantization::Int8 {
+            let problem = "`model.compute = \"llm_int8\"` needs `model.quantization = \"int8\"`";
+            problems.push(problem.to_owned());
         }
         problems
     }
@@ -79,6 +90,33 @@ pub enum Device {
     Cpu,
 }
 
+/// Whether quantised weights are left on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheWeights {
+    /// Where quantising takes a while.
+    #[default]
+    Auto,
+    /// Those of every model.
+    Always,
+    /// None.
+    Never,
+}
+
+impl CacheWeights {
+    /// Files that are smaller are quantised in a second or two.
+    const LEAST_FILE_BYTES: u64 = 1 << 30;
+
+    /// Whether those of a base whose files have so many bytes are.
+    pub fn covers(self, file_bytes: u64) -> bool {
+        match self {
+            Self::Auto => file_bytes >= Self::LEAST_FILE_BYTES,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
 /// Arithmetic of the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,12 +130,14 @@ pub enum Compute {
     Bf16,
     /// Products of 8-bit weights with activations that are quantised to 8 bits in groups of 128 features.
     Int8,
+    /// LLM.int8 as bitsandbytes computes it: activations quantised row by row, but for columns with a value of 6 or more.
+    LlmInt8,
 }
 
 /// Shape and constants of a Llama, from config.json or GGUF metadata.
 ///
 /// Names are config.json's. Reading it refuses, by name, whatever this
-/// crate's Llama does not compute (RoPE scaling, attention bias, ...).
+/// crate's Llama does not compute (sliding windows, other activations, ...).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
     /// Width of the residual stream.
@@ -118,10 +158,16 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f32,
     /// Base of the RoPE frequencies.
     pub rope_theta: f32,
+    /// How those frequencies are stretched.
+    pub rope_scaling: RopeScaling,
     /// Longest sequence that the model was made for, in tokens.
     pub max_position_embeddings: usize,
     /// Whether the output layer is the embedding.
     pub tie_word_embeddings: bool,
+    /// Whether `q_proj`, `k_proj`, `v_proj` and `o_proj` add a bias.
+    pub attention_bias: bool,
+    /// Whether `gate_proj`, `up_proj` and `down_proj` add a bias.
+    pub mlp_bias: bool,
     /// The token that begins a sequence, if the model has one.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a generation; may be empty.
@@ -138,6 +184,20 @@ impl LlamaConfig {
         from_config_json(path, &text)
     }
 
+    /// Whether a linear layer of the blocks adds a bias.
+    pub fn has_bias(&self, projection: Projection) -> bool {
+        match projection {
+            Projection::Q | Projection::K | Projection::V | Projection::O => self.attention_bias,
+            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias,
+        }
+    }
+
+    /// What each pair of a head turns by from one position to the next, `[head_dim / 2]`, in radians.
+    pub fn rope_frequencies(&self) -> Vec<f64> {
+        self.rope_scaling
+            .frequencies(self.head_dim, self.rope_theta)
+    }
+
     /// Whether the tensors of both models have the same shapes.
     pub fn has_shapes_of(&self, other: &Self) -> bool {
         let shapes = |config: &Self| {
@@ -152,6 +212,9 @@ impl LlamaConfig {
             ]
         };
         shapes(self) == shapes(other)
+            && Projection::ALL
+                .into_iter()
+                .all(|of| self.has_bias(of) == other.has_bias(of))
     }
 
     /// Refuses shapes that no Llama can have. `path` is the file to blame.
@@ -199,7 +262,10 @@ impl LlamaConfig {
                 return Err(ModelError::config(path, detail));
             }
         }
-        Ok(self)
+        match self.rope_scaling.problem(self.head_dim) {
+            Some(problem) => Err(ModelError::config(path, problem)),
+            None => Ok(self),
+        }
     }
 }
 
@@ -219,6 +285,12 @@ mod tests {
         };
         assert!(config.validate()[0].contains("`model.base`"));
         assert!(ModelConfig::default().validate().is_empty());
+        let config = ModelConfig {
+            compute: Compute::LlmInt8,
+            quantization: Quantization::Nf4,
+            ..ModelConfig::default()
+        };
+        assert!(config.validate()[0].contains("needs `model.quantization"));
     }
 
     #[test]

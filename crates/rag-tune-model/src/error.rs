@@ -60,6 +60,18 @@ pub enum ModelError {
         /// The tensor's name, with the GGUF name where that differs.
         name: String,
     },
+    /// There are tensors that a model of this configuration does not have.
+    #[error(
+        "`{path}` holds {} that a Llama of its configuration does not use: {}",
+        counted(names),
+        some_of(names)
+    )]
+    UnusedTensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All their names, as the file spells them.
+        names: Vec<String>,
+    },
     /// A tensor's shape contradicts the model's configuration.
     #[error("`{name}` in `{path}` is {got:?}, expected {expected:?} ({axes})")]
     Shape {
@@ -160,6 +172,12 @@ pub enum ModelError {
         /// The base model's file.
         path: PathBuf,
     },
+    /// Weights that are to be quantised are no plain floats.
+    #[error("the weights in `{path}` are quantized already")]
+    AlreadyQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// The operating system refused to write a file.
     #[error("cannot write `{path}`")]
     Write {
@@ -178,6 +196,16 @@ pub enum ModelError {
         what: String,
         /// How many of its values are NaN or infinite.
         count: usize,
+    },
+    /// A weight cannot be quantised as bitsandbytes does it.
+    #[error(
+        "{what} holds a value of magnitude {largest}, beyond f16's 65,504, which 8-bit quantization goes through"
+    )]
+    BeyondF16 {
+        /// The tensor.
+        what: String,
+        /// The largest magnitude.
+        largest: f32,
     },
 }
 
@@ -210,6 +238,10 @@ impl ModelError {
             Self::MissingTensor { .. } => {
                 "this is no complete Llama checkpoint: an adapter, or one part of several?"
             }
+            Self::UnusedTensors { .. } => {
+                "without them it would be another model: config.json is not these weights' own (`num_hidden_layers`, \
+                 `attention_bias`, `mlp_bias`, `quantization_config`), or the architecture is another one"
+            }
             Self::PatternMatchesNothing { .. } => {
                 "a pattern is a regular expression for the end of a layer's name, from a dot on: `q_proj`, \
                  `layers.0.mlp.up_proj`"
@@ -223,6 +255,12 @@ impl ModelError {
             }
             Self::AdapterMismatch { .. } => {
                 "evaluate the adapter on the base model that it was trained on (`model.base`)"
+            }
+            Self::AlreadyQuantized { .. } => {
+                "name the original model: a folder with safetensors in 16 or 32 bits"
+            }
+            Self::BeyondF16 { .. } => {
+                "hold it otherwise: `model.quantization = \"none\"` or `\"nf4\"`"
             }
             Self::AdapterOutsideBlocks { .. } => crate::lora::BLOCKS_ONLY,
             Self::MergeIntoGguf { .. } => {
@@ -277,4 +315,24 @@ impl ModelError {
             detail: detail.to_string(),
         }
     }
+}
+
+/// How many tensors.
+fn counted(names: &[String]) -> String {
+    match names.len() {
+        1 => "a tensor".to_owned(),
+        count => format!("{count} tensors"),
+    }
+}
+
+/// The first few names.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let rest = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{rest}", shown.join(", "))
 }

@@ -52,6 +52,14 @@ impl<'a> GgufMetadata<'a> {
         self.get(key, numbers, "a list of whole numbers")
     }
 
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let floats = |value: &'a Value| {
+            let values = value.to_vec().ok()?.iter();
+            values.map(|value| value.to_f32().ok()).collect()
+        };
+        self.get(key, floats, "a list of f32")
+    }
+
     /// The end of a text, and of a turn where the file names that as well.
     pub fn eos_token_ids(&self) -> Result<Vec<u32>, ModelError> {
         let mut ids = Vec::new();

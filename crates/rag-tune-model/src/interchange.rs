@@ -16,7 +16,7 @@ pub use files::{AdapterFiles, StoredFactor};
 
 #[cfg(test)]
 mod tests {
-    use crate::config::LlamaConfig;
+    use crate::config::{LlamaConfig, RopeScaling};
 
     /// Two layers, four query heads on two key and value heads of four.
     pub fn tiny_config() -> LlamaConfig {
@@ -30,8 +30,11 @@ mod tests {
             vocab_size: 32,
             rms_norm_eps: 1e-5,
             rope_theta: 10000.0,
+            rope_scaling: RopeScaling::None,
             max_position_embeddings: 64,
             tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: None,
             eos_token_ids: vec![1],
         }

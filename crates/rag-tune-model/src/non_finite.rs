@@ -279,8 +279,12 @@ mod tests {
     use crate::lora_settings::LoraSettings;
 
     fn llama() -> Llama {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/tiny_untied");
+        model("tiny_untied")
+    }
+
+    fn model(name: &str) -> Llama {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden");
+        let path = golden.join(name);
         let config = ModelConfig {
             quantization: Quantization::None,
             compute: Compute::F32,
@@ -354,9 +358,10 @@ mod tests {
 
     #[test]
     fn the_first_layer_and_operation_are_named() {
-        let llama = llama();
-        for layer in 0..2 {
-            for projection in Projection::ALL {
+        for (layer, projection) in
+            (0..2).flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
+        {
+            for llama in [llama(), model("tiny_biases")] {
                 let mut adapter = adapter(&llama);
                 let factors = adapter.layers.get_mut(&(layer, projection)).unwrap();
                 factors.b.data_mut().fill(3e38);

@@ -1,8 +1,9 @@
 //! Text to token ids and back, exactly as the original model's tokenizer does,
 //! but for a second BOS before a text that begins with one.
 //!
-//! From a tokenizer.json ([`Tokenizer::from_file`]) or from the vocabulary in
-//! a GGUF ([`Tokenizer::from_gguf_metadata`]).
+//! From a tokenizer.json ([`Tokenizer::from_file`]), from SentencePiece's
+//! tokenizer.model ([`Tokenizer::from_sentencepiece`]) or from the vocabulary
+//! in a GGUF ([`Tokenizer::from_gguf_metadata`]).
 //!
 //! The text of a special token (`</s>`, `<|im_end|>`) inside a prompt becomes
 //! that token, as in transformers: an adapter must see the same ids here and
@@ -15,6 +16,8 @@ use crate::error::ModelError;
 
 mod from_files;
 mod from_gguf;
+mod from_sentencepiece;
+mod sentencepiece;
 
 /// A model's tokenizer with its special tokens.
 #[derive(Debug, Clone)]

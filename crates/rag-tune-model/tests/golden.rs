@@ -13,7 +13,8 @@ use rag_tune_model::peft;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-const MODELS: [&str; 2] = ["tiny_tied", "tiny_untied"];
+/// Besides the plain ones: linear RoPE scaling, all biases, a DoRA adapter; Llama 3.1's RoPE scaling, biases in attention.
+const MODELS: [&str; 4] = ["tiny_tied", "tiny_untied", "tiny_biases", "tiny_llama3"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden")
@@ -88,6 +89,7 @@ impl Golden {
     }
 }
 
+/// `model` is a folder or a file of the fixtures.
 fn load(model: &str, quantization: Quantization, compute: Compute) -> Llama {
     let checkpoint = Checkpoint::open(&fixtures().join(model)).unwrap();
     let config = ModelConfig {
@@ -154,15 +156,28 @@ fn logits_equal_pytorch() {
         if rag_tune_kernels::Compute::Bf16.is_native() {
             let bf16 = load(model, Quantization::Int8, Compute::Bf16);
             let error = logits_error(&bf16, None, &golden, "int8_logits");
-            // PyTorch's own in bf16 are 0.12 and 0.11 off (`scripts/check_bf16_gradients.py`).
-            assert!(error < 0.12, "{model} int8 in bf16: {error}");
+            // PyTorch's own in bf16 are up to 0.137 off (`scripts/check_bf16_gradients.py`).
+            assert!(error < 0.137, "{model} int8 in bf16: {error}");
         }
+    }
+}
+
+/// llama.cpp has confirmed the files (`scripts/golden_gguf_model.py`): biases of q and k in its order, `rope_freqs.weight`,
+/// linear scaling.
+#[test]
+fn logits_of_a_gguf_equal_pytorch() {
+    for model in ["tiny_biases", "tiny_llama3"] {
+        let golden = Golden::open(fixtures().join(model).join("golden.safetensors"));
+        let gguf = format!("{model}/model.gguf");
+        let exact = load(&gguf, Quantization::None, Compute::F32);
+        let error = logits_error(&exact, None, &golden, "logits");
+        assert!(error < 2e-5, "{model}: {error}");
     }
 }
 
 #[test]
 fn nf4_logits_equal_those_of_bitsandbytes() {
-    for model in MODELS {
+    for model in ["tiny_tied", "tiny_untied"] {
         let folder = fixtures().join(model);
         let given = Golden::open(folder.join("golden.safetensors"));
         let golden = Golden::open(folder.join("nf4_logits.safetensors"));
@@ -213,10 +228,7 @@ fn golden_gradient(model: &str, adapter: &Adapter) -> AdapterGradient {
 fn relative_error(left: &AdapterGradient, right: &AdapterGradient) -> f64 {
     let mut difference = left.clone();
     for (place, factors) in &mut difference.layers {
-        for (tensor, other) in [
-            (&mut factors.a, &right.layers[place].a),
-            (&mut factors.b, &right.layers[place].b),
-        ] {
+        for ((_, tensor), (_, other)) in factors.tensors_mut().zip(right.layers[place].tensors()) {
             tensor
                 .data_mut()
                 .iter_mut()
@@ -243,15 +255,14 @@ fn loss_and_gradients_equal_pytorch() {
                 "{model}: loss {loss}"
             );
             for (place, factors) in &expected.layers {
-                let ours = &gradient.layers[place];
-                assert!(
-                    max_error(&ours.a, &factors.a) < 1e-5,
-                    "{model} {keep:?} {place:?} A"
-                );
-                assert!(
-                    max_error(&ours.b, &factors.b) < 1e-5,
-                    "{model} {keep:?} {place:?} B"
-                );
+                let ours = gradient.layers[place].tensors();
+                for ((factor, ours), (_, expected)) in ours.zip(factors.tensors()) {
+                    let error = max_error(ours, expected);
+                    assert!(
+                        error < 1e-5,
+                        "{model} {keep:?} {place:?} {factor:?}: {error}"
+                    );
+                }
             }
             assert!(
                 relative_error(&gradient, &expected) < 1e-5,
@@ -262,9 +273,44 @@ fn loss_and_gradients_equal_pytorch() {
             let bf16 = load(model, Quantization::None, Compute::Bf16);
             let (_, gradient) = gradient(&bf16, &adapter, &golden.batch(), Keep::Selective);
             let error = relative_error(&gradient, &expected);
-            // PyTorch's own in bf16 autocast are 0.063 and 0.029 off (`scripts/check_bf16_gradients.py`).
+            // PyTorch's own in bf16 autocast are 0.029 to 0.063 off (`scripts/check_bf16_gradients.py`).
             assert!(error < 0.04, "{model} in bf16: {error}");
         }
+    }
+}
+
+/// Without the scaling, or without a bias, the numbers would be others: what the golden ones show of them.
+#[test]
+fn rope_scaling_and_biases_are_in_the_golden_numbers() {
+    let altered = |model: &str, key: &str, value: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let from = fixtures().join(model);
+        let text = fs::read_to_string(from.join("config.json")).unwrap();
+        assert!(text.contains(key), "{text}");
+        fs::write(folder.path().join("config.json"), text.replace(key, value)).unwrap();
+        let weights = "model.safetensors";
+        fs::copy(from.join(weights), folder.path().join(weights)).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let config = ModelConfig {
+            quantization: Quantization::None,
+            compute: Compute::F32,
+            ..Default::default()
+        };
+        let llama = Llama::load(&checkpoint, &config, &mut |_, _| ()).unwrap();
+        let golden = Golden::open(from.join("golden.safetensors"));
+        logits_error(&llama, None, &golden, "logits")
+    };
+    for (model, key, value) in [
+        ("tiny_biases", "\"linear\"", "\"default\""),
+        ("tiny_llama3", "\"llama3\"", "\"default\""),
+        (
+            "tiny_llama3",
+            "\"low_freq_factor\": 1.0",
+            "\"low_freq_factor\": 3.0",
+        ),
+    ] {
+        let error = altered(model, key, value);
+        assert!(error > 1e-2, "{model}, {key}: {error}");
     }
 }
 
@@ -272,8 +318,8 @@ fn loss_and_gradients_equal_pytorch() {
 fn every_activation_policy_gives_the_same_gradients() {
     for compute in [Compute::F32, Compute::Auto] {
         for quantization in [Quantization::None, Quantization::Int8, Quantization::Nf4] {
-            let llama = load("tiny_untied", quantization, compute);
-            let golden = Golden::open(fixtures().join("tiny_untied/golden.safetensors"));
+            let llama = load("tiny_biases", quantization, compute);
+            let golden = Golden::open(fixtures().join("tiny_biases/golden.safetensors"));
             let settings = LoraSettings::uniform(4, 8.0, Projection::ALL);
             let mut adapter = Adapter::new(llama.config(), settings, 7);
             // `B` starts as zero, and `A` would get no gradient.

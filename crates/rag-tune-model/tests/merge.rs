@@ -103,6 +103,43 @@ fn merged_equals_adapter_applied() {
     }
 }
 
+/// A DoRA adapter rescales a weight and not its bias; the biases are the base's.
+#[test]
+fn a_model_with_biases_is_merged_as_it_is_adapted() {
+    let base = tiny("tiny_biases");
+    let adapter = peft::load(&golden().join("tiny_biases/adapter"), base.config()).unwrap();
+    for quantization in QUANTIZATIONS {
+        let held = held(quantization);
+        let (folder, merged) = merged(&base, &adapter, &held);
+        let applied = logits(&base, &held, Some(&adapter));
+        let ours = logits(&merged, &self::held(Quantization::None), None);
+        let error = max_error(ours.data(), applied.data());
+        assert!(error < 2e-5, "{quantization:?}: {error}");
+        let rows = [Row {
+            ids: IDS.to_vec(),
+            first: 1,
+        }];
+        let outcome = |checkpoint, held, adapter| {
+            Outcome::of(checkpoint, held, adapter, &rows, &mut |_, _| ()).unwrap()
+        };
+        let of_adapter = outcome(&base, &held, Some(&adapter));
+        let of_merged = outcome(&merged, &self::held(Quantization::None), None);
+        let drift = of_merged.drift_from(&of_adapter).unwrap();
+        assert!(drift.max_abs_logit_difference < 2e-5, "{drift:?}");
+
+        let before = fs::read(base.path().join("model.safetensors")).unwrap();
+        let after = fs::read(folder.path().join("model.safetensors")).unwrap();
+        let before = SafeTensors::deserialize(&before).unwrap();
+        let after = SafeTensors::deserialize(&after).unwrap();
+        let mut biases = 0;
+        for (name, view) in before.iter().filter(|(name, _)| name.ends_with(".bias")) {
+            assert_eq!(view.data(), after.tensor(name).unwrap().data(), "{name}");
+            biases += 1;
+        }
+        assert_eq!(biases, 2 * Projection::ALL.len());
+    }
+}
+
 #[test]
 fn merged_weights_equal_those_of_peft() {
     let base = tiny("tiny_untied");

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use rag_tune_kernels::Floats;
 use rag_tune_kernels::blockwise::{self, Blockwise, DynamicMap};
 use rag_tune_kernels::nf4::{self, Nf4, Scales};
 use safetensors::Dtype;
@@ -21,30 +22,38 @@ use super::safetensors::SafetensorsFiles;
 use crate::error::ModelError;
 
 /// A linear's weight in the form in which a checkpoint holds it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum StoredWeight {
+#[derive(Debug, Clone)]
+pub(crate) enum StoredWeight<'a> {
     /// `[out, in]`
-    Float(Vec<f32>),
+    Float(Floats<'a>),
     /// Codes `[out, in]` and the absolute maximum of each row.
     Int8 {
-        codes: Vec<i8>,
+        codes: &'a [i8],
         absmax: Vec<f32>,
     },
     Nf4(Nf4),
 }
 
-impl StoredWeight {
+impl<'a> StoredWeight<'a> {
     /// `[out, in]`, dequantised.
-    pub(super) fn into_values(self, [out, inner]: [usize; 2]) -> Vec<f32> {
+    pub(crate) fn into_floats(self, [out, inner]: [usize; 2]) -> Floats<'a> {
         match self {
             Self::Float(values) => values,
             Self::Int8 { codes, absmax } => {
                 let value = |(index, code): (usize, &i8)| {
                     f32::from(*code) * (absmax[index / inner] / 127.0)
                 };
-                codes.iter().enumerate().map(value).collect()
+                codes
+                    .iter()
+                    .enumerate()
+                    .map(value)
+                    .collect::<Vec<_>>()
+                    .into()
             }
-            Self::Nf4(weights) => (0..out * inner).map(|index| weights.value(index)).collect(),
+            Self::Nf4(weights) => {
+                let values = (0..out * inner).map(|index| weights.value(index));
+                values.collect::<Vec<_>>().into()
+            }
         }
     }
 }
@@ -59,11 +68,11 @@ struct QuantState {
 }
 
 /// The weight `name` of shape `[out, in]`; `None` where it is stored in floating point.
-pub(super) fn read(
-    files: &SafetensorsFiles,
+pub(super) fn read<'a>(
+    files: &'a SafetensorsFiles,
     name: &str,
     shape: [usize; 2],
-) -> Result<Option<StoredWeight>, ModelError> {
+) -> Result<Option<StoredWeight<'a>>, ModelError> {
     let module = name.strip_suffix(".weight").unwrap_or(name);
     let state = format!("{name}.quant_state.bitsandbytes__nf4");
     let scales = format!("{module}.SCB");
@@ -77,13 +86,13 @@ pub(super) fn read(
     }
 }
 
-fn read_int8(
-    files: &SafetensorsFiles,
+fn read_int8<'a>(
+    files: &'a SafetensorsFiles,
     name: &str,
     module: &str,
     scales: &str,
     shape: [usize; 2],
-) -> Result<StoredWeight, ModelError> {
+) -> Result<StoredWeight<'a>, ModelError> {
     let weight = files.raw(name)?;
     check_shape(weight.path, name, &shape, weight.shape)?;
     if weight.dtype != Dtype::I8 {
@@ -91,16 +100,47 @@ fn read_int8(
         let detail = format!("`{name}` is {found:?}, but `{scales}` needs codes in I8");
         return Err(ModelError::corrupt(weight.path, detail));
     }
-    let format = format!("{module}.weight_format");
-    if files.contains(&format) && files.raw(&format)?.bytes.iter().any(|byte| *byte != 0) {
-        return Err(ModelError::Unsupported {
-            path: weight.path.to_owned(),
-            feature: format!("8-bit weights in the order of a GPU's tiles (`{format}`)"),
-        });
-    }
+    check_format(files, &format!("{module}.weight_format"))?;
     Ok(StoredWeight::Int8 {
-        codes: weight.bytes.iter().map(|byte| byte.cast_signed()).collect(),
+        codes: bytemuck::cast_slice(weight.bytes),
         absmax: finite(weight.path, scales, files.tensor(scales, &shape[..1])?)?,
+    })
+}
+
+/// Orders of 8-bit weights, by the numbers that bitsandbytes gives them (`LINEAR_8BIT_WEIGHTS_FORMAT_MAPPING`). Older
+/// releases stored those of a GPU's tiles too; today's reads the first only.
+const WEIGHT_FORMATS: [&str; 4] = ["row", "col32", "col_turing", "col_ampere"];
+
+/// Refuses codes that do not lie row by row. Without the tensor `name` they do.
+fn check_format(files: &SafetensorsFiles, name: &str) -> Result<(), ModelError> {
+    if !files.contains(name) {
+        return Ok(());
+    }
+    let format = files.raw(name)?;
+    // A number, in whatever type of integer.
+    let feature = match format.bytes {
+        [] => {
+            return Err(ModelError::corrupt(
+                format.path,
+                format!("`{name}` is empty"),
+            ));
+        }
+        [number, rest @ ..] if rest.iter().all(|byte| *byte == 0) => {
+            match WEIGHT_FORMATS.get(usize::from(*number)) {
+                Some(&"row") => return Ok(()),
+                Some(order) => {
+                    format!(
+                        "8-bit weights in the order `{order}` of a GPU's tiles (`{name}` = {number})"
+                    )
+                }
+                None => format!("8-bit weights in an unknown order (`{name}` = {number})"),
+            }
+        }
+        bytes => format!("8-bit weights in an unknown order (`{name}` has the bytes {bytes:?})"),
+    };
+    Err(ModelError::Unsupported {
+        path: format.path.to_owned(),
+        feature,
     })
 }
 
@@ -201,13 +241,17 @@ fn finite(path: &Path, name: &str, values: Vec<f32>) -> Result<Vec<f32>, ModelEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::safetensors::widen;
     use crate::lora::Projection;
+    use rag_tune_kernels::FloatType;
 
     fn files(name: &str) -> SafetensorsFiles {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden");
         let folder = golden.join("bitsandbytes").join(name);
         SafetensorsFiles::open(&folder).unwrap().unwrap()
+    }
+
+    fn f32s(bytes: &[u8]) -> Vec<f32> {
+        Floats::new(FloatType::F32, bytes).into_vec()
     }
 
     /// Name and shape of each block linear of the tiny models.
@@ -245,7 +289,7 @@ mod tests {
                 match &held.scales {
                     Scales::Plain(absmax) => {
                         assert_eq!(name, "nf4_mixed");
-                        assert_eq!(absmax, &widen(scales, f32::from_le_bytes));
+                        assert_eq!(absmax, &f32s(scales));
                     }
                     Scales::Double { codes, offset } => {
                         assert_eq!(name, "nf4_double");
@@ -272,7 +316,7 @@ mod tests {
             assert_eq!(bytes, files.raw(&weight).unwrap().bytes);
             let scales = weight.replace(".weight", ".SCB");
             let scales = files.raw(&scales).unwrap().bytes;
-            assert_eq!(absmax, widen(scales, f32::from_le_bytes));
+            assert_eq!(absmax, f32s(scales));
         }
     }
 }

@@ -13,6 +13,10 @@ use super::{StoredTensor, check_shape};
 use crate::config::{GgufTensors, LlamaConfig, from_gguf_metadata};
 use crate::error::ModelError;
 use crate::gguf_metadata::GgufMetadata;
+use crate::lora::Projection;
+
+/// What the frequencies of RoPE are divided by, `[head_dim / 2]`.
+pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file. Every tensor lies inside the file: `open` checks it.
 #[derive(Debug)]
@@ -56,13 +60,29 @@ impl GgufFile {
                 .first()
                 .map_or(0, |n| *n),
             has_output: self.content.tensor_infos.contains_key("output.weight"),
-            has_rope_factors: self.content.tensor_infos.contains_key("rope_freqs.weight"),
+            attention_bias: self.has_bias("attn_"),
+            mlp_bias: self.has_bias("ffn_"),
+            rope_divisors: match self.content.tensor_infos.get(ROPE_DIVISORS) {
+                Some(info) => Some(self.dequantized(ROPE_DIVISORS, info)?),
+                None => None,
+            },
         };
         let metadata = GgufMetadata {
             path: self.path(),
             values: self.metadata(),
         };
         from_gguf_metadata(&metadata, &tensors)
+    }
+
+    /// Whether a linear layer of the first block whose name begins so has a bias.
+    fn has_bias(&self, prefix: &str) -> bool {
+        let biases = Projection::ALL.into_iter().filter_map(|projection| {
+            gguf_name(&format!("model.layers.0.{}.bias", projection.path()))
+        });
+        let prefix = format!("blk.0.{prefix}");
+        biases
+            .filter(|name| name.starts_with(&prefix))
+            .any(|name| self.content.tensor_infos.contains_key(&name))
     }
 
     /// See [`super::Checkpoint::tensor`].
@@ -84,9 +104,11 @@ impl GgufFile {
             info.shape.dims(),
         )?;
         let values = self.dequantized(&name, info)?;
-        let half_split = hf_name.ends_with(".q_proj.weight") || hf_name.ends_with(".k_proj.weight");
+        // Biases too.
+        let half_split = hf_name.contains(".q_proj.") || hf_name.contains(".k_proj.");
         match *shape {
-            [rows, in_features] if half_split && rows.is_multiple_of(config.head_dim) => {
+            [rows, ref inner @ ..] if half_split && rows.is_multiple_of(config.head_dim) => {
+                let in_features = inner.iter().product();
                 Ok(rows_to_half_split(&values, config.head_dim, in_features))
             }
             _ => Ok(values),
@@ -110,11 +132,21 @@ impl GgufFile {
         self.file.release();
     }
 
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sorted_infos().into_iter().map(|(name, _)| name)
+    }
+
+    fn sorted_infos(&self) -> Vec<(&str, &TensorInfo)> {
+        let infos = self.content.tensor_infos.iter();
+        let mut infos: Vec<_> = infos.map(|(name, info)| (name.as_str(), info)).collect();
+        infos.sort_by_key(|(name, _)| *name);
+        infos
+    }
+
     /// Every tensor, ordered by name.
     pub fn stored_tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
-        let mut infos: Vec<_> = self.content.tensor_infos.iter().collect();
-        infos.sort_by_key(|(name, _)| *name);
-        infos.into_iter().map(|(name, info)| {
+        self.sorted_infos().into_iter().map(|(name, info)| {
             // `check_extents` has seen that this lies inside the file.
             let start = (self.content.tensor_data_offset + info.offset) as usize;
             let end = start + stored_bytes(info).unwrap_or(0);

@@ -11,19 +11,20 @@ pub(crate) fn gguf_name(hf_name: &str) -> Option<String> {
         _ => {}
     }
     let (layer, part) = hf_name.strip_prefix("model.layers.")?.split_once('.')?;
-    let part = match part {
-        "input_layernorm.weight" => "attn_norm",
-        "self_attn.q_proj.weight" => "attn_q",
-        "self_attn.k_proj.weight" => "attn_k",
-        "self_attn.v_proj.weight" => "attn_v",
-        "self_attn.o_proj.weight" => "attn_output",
-        "post_attention_layernorm.weight" => "ffn_norm",
-        "mlp.gate_proj.weight" => "ffn_gate",
-        "mlp.up_proj.weight" => "ffn_up",
-        "mlp.down_proj.weight" => "ffn_down",
+    let (module, kind) = part.rsplit_once('.')?;
+    let module = match (module, kind) {
+        ("input_layernorm", "weight") => "attn_norm",
+        ("self_attn.q_proj", "weight" | "bias") => "attn_q",
+        ("self_attn.k_proj", "weight" | "bias") => "attn_k",
+        ("self_attn.v_proj", "weight" | "bias") => "attn_v",
+        ("self_attn.o_proj", "weight" | "bias") => "attn_output",
+        ("post_attention_layernorm", "weight") => "ffn_norm",
+        ("mlp.gate_proj", "weight" | "bias") => "ffn_gate",
+        ("mlp.up_proj", "weight" | "bias") => "ffn_up",
+        ("mlp.down_proj", "weight" | "bias") => "ffn_down",
         _ => return None,
     };
-    Some(format!("blk.{layer}.{part}.weight"))
+    Some(format!("blk.{layer}.{module}.{kind}"))
 }
 
 /// Puts the rows of a `q_proj` or `k_proj` back into Hugging Face's order.
@@ -34,7 +35,7 @@ pub(crate) fn gguf_name(hf_name: &str) -> Option<String> {
 /// at `(head, i, half)`.
 ///
 /// `interleaved` is `[heads * head_dim, in_features]`, row-major, and
-/// `head_dim` is even.
+/// `head_dim` is even. A bias has one feature.
 pub(super) fn rows_to_half_split(
     interleaved: &[f32],
     head_dim: usize,
@@ -90,7 +91,12 @@ mod tests {
             "blk.0.attn_norm.weight"
         );
         assert_eq!(name("lm_head.weight"), "output.weight");
-        assert_eq!(gguf_name("model.layers.0.self_attn.q_proj.bias"), None);
+        assert_eq!(
+            name("model.layers.0.self_attn.q_proj.bias"),
+            "blk.0.attn_q.bias"
+        );
+        assert_eq!(gguf_name("model.layers.0.input_layernorm.bias"), None);
+        assert_eq!(gguf_name("model.layers.0.self_attn.q_norm.weight"), None);
     }
 
     /// Two heads of four rows with one column. The converter's

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use half::{bf16, f16};
+use rag_tune_kernels::{FloatType, Floats};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ const SINGLE_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Length of the number that precedes the header.
-const HEADER_LENGTH_BYTES: usize = 8;
+pub(crate) const HEADER_LENGTH_BYTES: usize = 8;
 
 /// All safetensors files of a folder.
 #[derive(Debug)]
@@ -53,6 +53,7 @@ pub(crate) struct Shard<'a> {
 pub(crate) struct ShardTensor<'a> {
     pub(crate) name: &'a str,
     pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
     pub(crate) bytes: &'a [u8],
 }
 
@@ -166,8 +167,8 @@ impl SafetensorsFiles {
         })
     }
 
-    /// The values of a tensor in floating point, see [`super::Checkpoint::tensor`].
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+    /// The values of a tensor in floating point, as they lie in the file.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Floats<'_>, ModelError> {
         let RawTensor {
             path,
             dtype,
@@ -175,14 +176,35 @@ impl SafetensorsFiles {
             bytes,
         } = self.raw(name)?;
         check_shape(path, name, shape, got)?;
-        match dtype {
-            Dtype::F32 => Ok(widen(bytes, f32::from_le_bytes)),
-            Dtype::F16 => Ok(widen(bytes, |value| f16::from_le_bytes(value).to_f32())),
-            Dtype::BF16 => Ok(widen(bytes, |value| bf16::from_le_bytes(value).to_f32())),
-            other => Err(ModelError::Unsupported {
-                path: path.to_owned(),
-                feature: format!("tensors of type {other:?} (`{name}`)"),
-            }),
+        let dtype = match dtype {
+            Dtype::F32 => FloatType::F32,
+            Dtype::F16 => FloatType::F16,
+            Dtype::BF16 => FloatType::Bf16,
+            other => {
+                return Err(ModelError::Unsupported {
+                    path: path.to_owned(),
+                    feature: format!("tensors of type {other:?} (`{name}`)"),
+                });
+            }
+        };
+        Ok(Floats::new(dtype, bytes))
+    }
+
+    /// As [`Self::floats`], widened.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        self.floats(name, shape).map(Floats::into_vec)
+    }
+
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(MappedFile::path)
+    }
+
+    /// See [`super::Checkpoint::prefetch`].
+    pub fn prefetch(&self, prefix: &str) {
+        let from_here = self.tensors.range(prefix.to_owned()..);
+        for (_, location) in from_here.take_while(|(name, _)| name.starts_with(prefix)) {
+            self.files[location.file].prefetch(location.bytes.clone());
         }
     }
 
@@ -204,6 +226,7 @@ impl SafetensorsFiles {
                 let tensors = located.into_iter().map(|(name, location)| ShardTensor {
                     name,
                     dtype: location.dtype,
+                    shape: &location.shape,
                     bytes: self.bytes(location),
                 });
                 Shard {
@@ -213,6 +236,11 @@ impl SafetensorsFiles {
                 }
             })
             .collect()
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Every tensor, ordered by name.
@@ -228,19 +256,6 @@ impl SafetensorsFiles {
     fn bytes(&self, location: &Location) -> &[u8] {
         &self.files[location.file].bytes()[location.bytes.clone()]
     }
-}
-
-/// Little-endian values of `SIZE` bytes each, as f32.
-pub(super) fn widen<const SIZE: usize>(
-    bytes: &[u8],
-    value: impl Fn([u8; SIZE]) -> f32,
-) -> Vec<f32> {
-    bytes
-        .as_chunks::<SIZE>()
-        .0
-        .iter()
-        .map(|chunk| value(*chunk))
-        .collect()
 }
 
 /// Tells a file that ends too early from one that is damaged otherwise.

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::config::ModelConfig;
+use crate::llama::Llama;
 
 mod damaged;
 mod golden;
@@ -55,6 +57,49 @@ fn every_format_gives_the_same_values() {
         model.write_gguf(&gguf, dtype);
         model.assert_same(&Checkpoint::open(&gguf).unwrap(), tolerance);
     }
+}
+
+/// Of q and k in another order in a GGUF, as the weights are.
+#[test]
+fn biases_are_the_same_in_every_format() {
+    let model = TinyLlama::with_biases();
+    let folder = tempfile::tempdir().unwrap();
+    model.write_safetensors(folder.path(), "F32");
+    let gguf = folder.path().join("tiny.gguf");
+    model.write_gguf(&gguf, "F32");
+    for path in [folder.path(), gguf.as_path()] {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        let config = checkpoint.config();
+        assert!(config.attention_bias && config.mlp_bias);
+        model.assert_same(&checkpoint, 0.0);
+    }
+}
+
+#[test]
+fn tensors_that_the_model_does_not_use_are_named() {
+    let mut model = TinyLlama::with_biases();
+    model.config = TINY_CONFIG.to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    model.write_safetensors(folder.path(), "F32");
+    let error = Checkpoint::open(folder.path()).unwrap_err();
+    let text = error.to_string();
+    let named = "holds 7 tensors that a Llama of its configuration does not use: \
+                 `model.layers.0.mlp.down_proj.bias`, `model.layers.0.mlp.gate_proj.bias`";
+    assert!(text.contains(named) && text.ends_with(", ..."), "{text}");
+    assert!(error.hint().unwrap().contains("`attention_bias`"));
+
+    // Its `block_count` is 1.
+    let mut model = TinyLlama::new();
+    let norm = model.tensors["model.norm.weight"].clone();
+    let name = "model.layers.1.input_layernorm.weight";
+    model.tensors.insert(name.to_owned(), norm);
+    let gguf = folder.path().join("tiny.gguf");
+    model.write_gguf(&gguf, "F32");
+    let error = Checkpoint::open(&gguf).unwrap_err().to_string();
+    assert!(
+        error.ends_with("holds a tensor that a Llama of its configuration does not use: `blk.1.attn_norm.weight`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -141,6 +186,58 @@ fn a_missing_or_mis_shaped_tensor_is_named_with_its_file() {
     }
 }
 
+/// Of weights, norms and biases, in both formats, by the whole way that a model takes into memory.
+#[test]
+fn what_is_wrong_with_a_tensor_is_named_when_a_model_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = folder.path().join("tiny.gguf");
+    let bias = Q_PROJ.replace(".weight", ".bias");
+    let names = [
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "model.layers.0.post_attention_layernorm.weight",
+        Q_PROJ,
+        &bias,
+    ];
+    let told = |path: &Path, name: &str, change: &dyn Fn(&mut TinyLlama)| {
+        let mut model = TinyLlama::with_biases();
+        change(&mut model);
+        match path.is_dir() {
+            true => model.write_safetensors(path, "F32"),
+            false => model.write_gguf(path, "F32"),
+        }
+        let load = Checkpoint::open(path).and_then(|checkpoint| {
+            Llama::load(&checkpoint, &ModelConfig::default(), &mut |_, _| ())
+        });
+        let text = load.err().expect("it is wrong").to_string();
+        let stored = gguf_name(name).unwrap();
+        assert!(text.contains(name) || text.contains(&stored), "{text}");
+        text
+    };
+    fs::write(&gguf, "").unwrap();
+    for path in [folder.path(), gguf.as_path()] {
+        for name in names {
+            let text = told(path, name, &|model| {
+                model.tensors.remove(name);
+            });
+            assert!(text.contains("has no tensor"), "{text}");
+            let text = told(path, name, &|model| {
+                let tensor = model.tensors.get_mut(name).unwrap();
+                tensor.values.extend_from_within(..);
+                *tensor.shape.last_mut().unwrap() *= 2;
+            });
+            assert!(text.contains("expected ["), "{text}");
+            let text = told(path, name, &|model| {
+                model.tensors.get_mut(name).unwrap().values[3] = f32::NAN;
+            });
+            assert!(
+                text.contains("holds 1 values that are not finite"),
+                "{text}"
+            );
+        }
+    }
+}
+
 #[test]
 fn tensors_that_are_no_floats_are_refused_by_type() {
     let folder = tempfile::tempdir().unwrap();
@@ -178,10 +275,39 @@ fn safetensors_need_their_config_and_a_tokenizer() {
         .unwrap()
         .tokenizer()
         .unwrap_err();
-    assert!(error.to_string().contains("no tokenizer.json"), "{error}");
+    assert!(
+        error.to_string().contains("neither tokenizer.json"),
+        "{error}"
+    );
     fs::remove_file(folder.path().join("config.json")).unwrap();
     let error = Checkpoint::open(folder.path()).unwrap_err();
     assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+#[test]
+fn a_tokenizer_model_is_read_where_there_is_no_tokenizer_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = TinyLlama::new();
+    model.write_safetensors(folder.path(), "F32");
+    let tokenizer = folder.path().join("tokenizer.model");
+    fs::copy(fixture("sentencepiece/tokenizer.model"), tokenizer).unwrap();
+    let open = || Checkpoint::open(folder.path()).unwrap().tokenizer();
+    let error = open().unwrap_err().to_string();
+    assert!(
+        error.contains("607 tokens, but the model's embedding has 96 rows"),
+        "{error}"
+    );
+
+    model.config = TINY_CONFIG.replace(r#""vocab_size": 96"#, r#""vocab_size": 607"#);
+    let embedding = model.tensors.get_mut("model.embed_tokens.weight").unwrap();
+    embedding.shape[0] = 607;
+    embedding.values.resize(607 * 32, 0.0);
+    model.write_safetensors(folder.path(), "F32");
+    assert_eq!(open().unwrap().encode("▁<EOT>").unwrap(), [1, 606]);
+
+    fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json"), "{error}");
 }
 
 #[test]

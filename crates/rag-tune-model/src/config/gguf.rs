@@ -1,6 +1,6 @@
 //! `LlamaConfig` from the `llama.*` metadata of a GGUF file.
 
-use super::LlamaConfig;
+use super::{LlamaConfig, RopeScaling};
 use crate::error::ModelError;
 use crate::gguf_metadata::GgufMetadata;
 
@@ -10,8 +10,12 @@ pub(crate) struct GgufTensors {
     pub vocab_size: usize,
     /// Whether there is an `output.weight`; without it the embedding is tied.
     pub has_output: bool,
-    /// Whether there is a `rope_freqs.weight`: Llama 3.1's RoPE scaling.
-    pub has_rope_factors: bool,
+    /// Whether a layer of attention has a bias.
+    pub attention_bias: bool,
+    /// Whether a layer of the MLP has a bias.
+    pub mlp_bias: bool,
+    /// `rope_freqs.weight`, if there is one: how the converter writes Llama 3.1's RoPE scaling.
+    pub rope_divisors: Option<Vec<f32>>,
 }
 
 /// The shape of the model that the metadata describes.
@@ -34,7 +38,7 @@ pub(crate) fn from_gguf_metadata(
         .number("llama.attention.key_length")?
         // `max(1)`: zero heads are refused by `check`, with a message.
         .unwrap_or(hidden_size / num_attention_heads.max(1));
-    refuse_unsupported(metadata, tensors, head_dim)?;
+    refuse_unsupported(metadata, head_dim)?;
     LlamaConfig {
         hidden_size,
         intermediate_size: required(metadata, "llama.feed_forward_length")?,
@@ -49,8 +53,11 @@ pub(crate) fn from_gguf_metadata(
             .float(EPSILON)?
             .ok_or_else(|| metadata.absent(EPSILON))?,
         rope_theta: metadata.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
+        rope_scaling: rope_scaling(metadata, tensors)?,
         max_position_embeddings: required(metadata, "llama.context_length")?,
         tie_word_embeddings: !tensors.has_output,
+        attention_bias: tensors.attention_bias,
+        mlp_bias: tensors.mlp_bias,
         bos_token_id: metadata.number("tokenizer.ggml.bos_token_id")?,
         eos_token_ids: metadata.eos_token_ids()?,
     }
@@ -62,28 +69,44 @@ fn required(metadata: &GgufMetadata<'_>, key: &str) -> Result<usize, ModelError>
     metadata.number(key)?.ok_or_else(|| metadata.absent(key))
 }
 
-fn refuse_unsupported(
+/// As llama.cpp reads it: linear unless another type is named, by a factor that an older key may give, together with
+/// `rope_freqs.weight`.
+fn rope_scaling(
     metadata: &GgufMetadata<'_>,
     tensors: &GgufTensors,
-    head_dim: usize,
-) -> Result<(), ModelError> {
+) -> Result<RopeScaling, ModelError> {
+    let factor = match metadata.text("llama.rope.scaling.type")? {
+        Some("none") => None,
+        None | Some("linear") => match metadata.float("llama.rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => metadata.float("llama.rope.scale_linear")?,
+        },
+        Some(kind) => {
+            return Err(ModelError::Unsupported {
+                path: metadata.path.to_owned(),
+                feature: format!("RoPE scaling of type `{kind}` (`llama.rope.scaling.type`)"),
+            });
+        }
+    };
+    // A zero means that there is no scaling.
+    let factor = factor.filter(|factor| *factor != 0.0);
+    Ok(match (&tensors.rope_divisors, factor) {
+        (None, None) => RopeScaling::None,
+        (None, Some(factor)) => RopeScaling::Linear { factor },
+        (Some(divisors), factor) => {
+            let factor = factor.unwrap_or(1.0);
+            RopeScaling::Divisors(divisors.iter().map(|by| by * factor).collect())
+        }
+    })
+}
+
+fn refuse_unsupported(metadata: &GgufMetadata<'_>, head_dim: usize) -> Result<(), ModelError> {
     let refuse = |feature| {
         Err(ModelError::Unsupported {
             path: metadata.path.to_owned(),
             feature,
         })
     };
-    if let Some(kind) = metadata
-        .text("llama.rope.scaling.type")?
-        .filter(|kind| *kind != "none")
-    {
-        return refuse(format!(
-            "RoPE scaling (`llama.rope.scaling.type` = `{kind}`)"
-        ));
-    }
-    if tensors.has_rope_factors {
-        return refuse("RoPE scaling (tensor `rope_freqs.weight`)".to_owned());
-    }
     if let Some(turned) = metadata
         .number::<usize>("llama.rope.dimension_count")?
         .filter(|n| *n != head_dim)
@@ -129,7 +152,9 @@ mod tests {
     const TENSORS: GgufTensors = GgufTensors {
         vocab_size: 96,
         has_output: false,
-        has_rope_factors: false,
+        attention_bias: false,
+        mlp_bias: false,
+        rope_divisors: None,
     };
 
     fn metadata(extra: &[(&str, Value)]) -> HashMap<String, Value> {
@@ -184,10 +209,7 @@ mod tests {
     #[test]
     fn what_our_llama_does_not_compute_is_refused() {
         for (key, value) in [
-            (
-                "llama.rope.scaling.type",
-                Value::String("linear".to_owned()),
-            ),
+            ("llama.rope.scaling.type", Value::String("yarn".to_owned())),
             ("llama.rope.dimension_count", Value::U32(4)),
             ("llama.expert_count", Value::U32(8)),
             ("llama.attention.sliding_window", Value::U32(4096)),
@@ -199,12 +221,41 @@ mod tests {
                 "{key}: {error}"
             );
         }
-        let scaled = GgufTensors {
-            has_rope_factors: true,
+    }
+
+    #[test]
+    fn rope_scaling_is_what_llama_cpp_makes_of_it() {
+        let kind = |kind: &str| ("llama.rope.scaling.type", Value::String(kind.to_owned()));
+        let factor = ("llama.rope.scaling.factor", Value::F32(4.0));
+        let old_factor = ("llama.rope.scale_linear", Value::F32(2.0));
+        let linear = |factor| RopeScaling::Linear { factor };
+        let cases = [
+            (vec![kind("linear"), factor.clone()], linear(4.0)),
+            (vec![factor.clone(), old_factor.clone()], linear(4.0)),
+            (vec![old_factor], linear(2.0)),
+            (vec![kind("none"), factor.clone()], RopeScaling::None),
+            (vec![kind("linear")], RopeScaling::None),
+        ];
+        for (extra, expected) in cases {
+            assert_eq!(read(&extra).unwrap().rope_scaling, expected, "{extra:?}");
+        }
+        let tensors = GgufTensors {
+            rope_divisors: Some(vec![1.0, 1.5, 8.0, 8.0]),
             ..TENSORS
         };
-        let error = read_with(&metadata(&[]), &scaled).unwrap_err();
-        assert!(error.to_string().contains("rope_freqs"), "{error}");
+        let scaling = |extra: &[(&str, Value)]| {
+            let config = read_with(&metadata(extra), &tensors).unwrap();
+            config.rope_scaling
+        };
+        let divisors = |values: [f32; 4]| RopeScaling::Divisors(values.to_vec());
+        assert_eq!(scaling(&[]), divisors([1.0, 1.5, 8.0, 8.0]));
+        assert_eq!(scaling(&[factor]), divisors([4.0, 6.0, 32.0, 32.0]));
+        let short = GgufTensors {
+            rope_divisors: Some(vec![1.0]),
+            ..TENSORS
+        };
+        let error = read_with(&metadata(&[]), &short).unwrap_err();
+        assert!(error.to_string().contains("1 divisors"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::LlamaConfig;
+use super::{LlamaConfig, RopeScaling};
 use crate::error::ModelError;
 
 /// The keys of config.json that change what a Llama computes. Keys beyond
@@ -39,10 +39,16 @@ struct ConfigJson {
 /// `rope_parameters` (transformers 5) or `rope_scaling` (before it).
 #[derive(Deserialize)]
 struct RopeParameters {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// What `rope_type` was called first. Some files have both.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f32>,
     partial_rotary_factor: Option<f32>,
+    factor: Option<f32>,
+    low_freq_factor: Option<f32>,
+    high_freq_factor: Option<f32>,
+    original_max_position_embeddings: Option<usize>,
 }
 
 /// transformers' `LlamaConfig()`: what an absent key means.
@@ -100,7 +106,7 @@ pub(crate) fn from_config_json(path: &Path, text: &str) -> Result<LlamaConfig, M
         );
         ModelError::config(path, detail)
     })?;
-    let rope = json.rope_parameters.as_ref();
+    let rope_scaling = json.rope_scaling(path)?;
     LlamaConfig {
         hidden_size: json.hidden_size,
         intermediate_size: json.intermediate_size,
@@ -113,12 +119,16 @@ pub(crate) fn from_config_json(path: &Path, text: &str) -> Result<LlamaConfig, M
             .unwrap_or(json.hidden_size / json.num_attention_heads.max(1)),
         vocab_size: json.vocab_size,
         rms_norm_eps: json.rms_norm_eps,
-        rope_theta: rope
-            .and_then(|rope| rope.rope_theta)
+        rope_theta: json
+            .ropes()
+            .find_map(|(_, rope)| rope.rope_theta)
             .or(json.rope_theta)
             .unwrap_or(10_000.0),
+        rope_scaling,
         max_position_embeddings: json.max_position_embeddings,
         tie_word_embeddings: json.tie_word_embeddings,
+        attention_bias: json.attention_bias,
+        mlp_bias: json.mlp_bias,
         bos_token_id: json.bos_token_id,
         eos_token_ids,
     }
@@ -136,22 +146,51 @@ pub(crate) fn token_ids(value: &Value) -> Option<Vec<u32>> {
 }
 
 impl ConfigJson {
+    /// What is said of RoPE, under its key. As in transformers, `rope_scaling` counts where there are both.
+    fn ropes(&self) -> impl Iterator<Item = (&'static str, &RopeParameters)> {
+        let ropes = [
+            ("rope_scaling", &self.rope_scaling),
+            ("rope_parameters", &self.rope_parameters),
+        ];
+        ropes
+            .into_iter()
+            .filter_map(|(key, rope)| Some((key, rope.as_ref()?)))
+    }
+
+    fn rope_scaling(&self, path: &Path) -> Result<RopeScaling, ModelError> {
+        let Some((key, rope)) = self.ropes().next() else {
+            return Ok(RopeScaling::None);
+        };
+        let absent = |name: &str| ModelError::config(path, format!("no `{name}` in `{key}`"));
+        let factor = || rope.factor.ok_or_else(|| absent("factor"));
+        let kind = rope.rope_type.as_ref().or(rope.old_type.as_ref());
+        match kind.map(String::as_str) {
+            None | Some("default") => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear { factor: factor()? }),
+            Some("llama3") => Ok(RopeScaling::Llama3 {
+                factor: factor()?,
+                low_freq_factor: rope
+                    .low_freq_factor
+                    .ok_or_else(|| absent("low_freq_factor"))?,
+                high_freq_factor: rope
+                    .high_freq_factor
+                    .ok_or_else(|| absent("high_freq_factor"))?,
+                original_max_position_embeddings: rope
+                    .original_max_position_embeddings
+                    .ok_or_else(|| absent("original_max_position_embeddings"))?,
+            }),
+            Some(kind) => Err(ModelError::Unsupported {
+                path: path.to_owned(),
+                feature: format!("RoPE scaling of type `{kind}` (`{key}`)"),
+            }),
+        }
+    }
+
     /// The first thing in the file that our Llama would silently get wrong.
     fn unsupported(&self) -> Option<String> {
-        let ropes = [
-            ("rope_parameters", &self.rope_parameters),
-            ("rope_scaling", &self.rope_scaling),
-        ];
-        for (key, rope) in ropes {
-            let Some(rope) = rope else { continue };
-            match rope.rope_type.as_deref() {
-                None | Some("default") => {}
-                Some(kind) => return Some(format!("RoPE scaling (`{key}` of type `{kind}`)")),
-            }
-        }
-        let rotary = [&self.rope_parameters, &self.rope_scaling]
-            .into_iter()
-            .find_map(|rope| rope.as_ref()?.partial_rotary_factor)
+        let rotary = self
+            .ropes()
+            .find_map(|(_, rope)| rope.partial_rotary_factor)
             .or(self.partial_rotary_factor);
         if let Some(factor) = rotary.filter(|factor| *factor != 1.0) {
             return Some(format!("partial RoPE (`partial_rotary_factor` = {factor})"));
@@ -160,12 +199,6 @@ impl ConfigJson {
             return Some(format!(
                 "sliding-window attention (`sliding_window` = {window})"
             ));
-        }
-        if self.attention_bias {
-            return Some("biases in attention (`attention_bias` = true)".to_owned());
-        }
-        if self.mlp_bias {
-            return Some("biases in the MLP (`mlp_bias` = true)".to_owned());
         }
         if self.hidden_act != "silu" {
             return Some(format!(
@@ -180,6 +213,7 @@ impl ConfigJson {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lora::Projection;
 
     fn parse(text: &str) -> Result<LlamaConfig, ModelError> {
         from_config_json(Path::new("config.json"), text)
@@ -211,6 +245,52 @@ mod tests {
     }
 
     #[test]
+    fn rope_scaling_is_read_as_either_transformers_writes_it() {
+        let scaling = |keys: &str| {
+            let text = format!(r#"{{"model_type": "llama", {keys}}}"#);
+            parse(&text).map(|config| (config.rope_scaling, config.rope_theta))
+        };
+        let linear = RopeScaling::Linear { factor: 4.0 };
+        let v4 = r#""rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 4}"#;
+        assert_eq!(scaling(v4).unwrap(), (linear.clone(), 1e6));
+        let v5 =
+            r#""rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0}"#;
+        assert_eq!(scaling(v5).unwrap(), (linear, 5e5));
+        // As Llama 3.1's own file has it, with the old key beside the new one.
+        let llama3 = r#""rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3", "type": "llama3"}"#;
+        let expected = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        assert_eq!(scaling(llama3).unwrap(), (expected, 1e4));
+        for missing in [
+            "\"factor\": 8.0,",
+            "\"low_freq_factor\": 1.0,",
+            "\"high_freq_factor\": 4.0,",
+            "\"original_max_position_embeddings\": 8192,",
+        ] {
+            let error = scaling(&llama3.replace(missing, "")).unwrap_err();
+            let key = missing.split('"').nth(1).unwrap();
+            let expected = format!("no `{key}` in `rope_scaling`");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+        let error = scaling(&v4.replace("4}", "0}")).unwrap_err();
+        assert!(error.to_string().contains("`factor` = 0"), "{error}");
+    }
+
+    #[test]
+    fn biases_are_off_unless_the_file_says_so() {
+        let config = parse(r#"{"model_type": "llama", "attention_bias": true}"#).unwrap();
+        assert!(config.attention_bias && !config.mlp_bias);
+        assert!(config.has_bias(Projection::O) && !config.has_bias(Projection::Up));
+        let config = parse(r#"{"model_type": "llama", "mlp_bias": true}"#).unwrap();
+        assert!(config.has_bias(Projection::Down) && !config.has_bias(Projection::Q));
+    }
+
+    #[test]
     fn eos_may_be_a_list_or_null() {
         let list = parse(r#"{"model_type": "llama", "eos_token_id": [2, 32003]}"#).unwrap();
         assert_eq!(list.eos_token_ids, [2, 32003]);
@@ -223,14 +303,16 @@ mod tests {
     fn what_our_llama_does_not_compute_is_refused_by_name() {
         let cases = [
             (
-                r#""rope_scaling": {"type": "linear", "factor": 2.0}"#,
-                "linear",
+                r#""rope_scaling": {"type": "dynamic", "factor": 2.0}"#,
+                "`dynamic` (`rope_scaling`)",
             ),
-            (r#""rope_parameters": {"rope_type": "llama3"}"#, "llama3"),
+            (
+                r#""rope_parameters": {"rope_type": "yarn", "factor": 4.0}"#,
+                "`yarn` (`rope_parameters`)",
+            ),
+            (r#""rope_scaling": {"rope_type": "longrope"}"#, "`longrope`"),
             (r#""partial_rotary_factor": 0.5"#, "partial_rotary_factor"),
             (r#""sliding_window": 4096"#, "sliding_window"),
-            (r#""attention_bias": true"#, "attention_bias"),
-            (r#""mlp_bias": true"#, "mlp_bias"),
             (r#""hidden_act": "gelu""#, "gelu"),
         ];
         for (key, name) in cases {

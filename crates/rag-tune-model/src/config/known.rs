@@ -1,6 +1,6 @@
 //! Shapes of models that can be planned and timed without their files.
 
-use super::LlamaConfig;
+use super::{LlamaConfig, RopeScaling};
 
 impl LlamaConfig {
     /// The names that [`Self::known`] knows.
@@ -18,8 +18,11 @@ impl LlamaConfig {
             vocab_size: 32_000,
             rms_norm_eps: 1e-5,
             rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
             max_position_embeddings: 4096,
             tie_word_embeddings: false,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: Some(1),
             eos_token_ids: vec![2],
         };

@@ -1,9 +1,7 @@
 //! A tokenizer from the vocabulary that a GGUF carries.
 //!
-//! Byte-level BPE only (`tokenizer.ggml.model` = `gpt2`), with the
-//! pre-tokenizers that are checked against the originals. A SentencePiece
-//! vocabulary (`llama`) is refused: its scores do not give the merges of the
-//! original tokenizer.json.
+//! Byte-level BPE (`tokenizer.ggml.model` = `gpt2`), with the pre-tokenizers
+//! that are checked against the originals, and SentencePiece (`llama`).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,13 +13,10 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, PreTokenizerWrapper};
 
+use super::sentencepiece::{Piece, PieceKind, SpacePrefix, byte_pair_tokenizer};
 use super::{SpecialTokens, Tokenizer};
 use crate::error::ModelError;
 use crate::gguf_metadata::GgufMetadata;
-
-/// Values of `tokenizer.ggml.token_type`.
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
 
 impl Tokenizer {
     /// Builds the tokenizer that `tokenizer.ggml.*` in the metadata of the
@@ -34,32 +29,65 @@ impl Tokenizer {
             path,
             values: metadata,
         };
-        match required(&metadata, "tokenizer.ggml.model", GgufMetadata::text)? {
-            "gpt2" => {}
-            other => return Err(unsupported(path, "tokenizer.ggml.model", other)),
-        }
-        if metadata
-            .boolean("tokenizer.ggml.add_space_prefix")?
-            .unwrap_or(false)
-        {
-            return Err(unsupported(path, "tokenizer.ggml.add_space_prefix", "true"));
-        }
-        let tokens = required(&metadata, "tokenizer.ggml.tokens", GgufMetadata::texts)?;
-        let mut inner = tokenizers::Tokenizer::new(byte_level_bpe(&metadata, &tokens)?);
-        inner.with_pre_tokenizer(Some(pre_tokenizer(&metadata)?));
-        // Prefix space and trimming concern encoding; a decoder ignores them.
-        inner.with_decoder(Some(ByteLevel::default()));
-        add_tokens(&mut inner, &metadata, &tokens)?;
+        let (inner, adds_bos) =
+            match required(&metadata, "tokenizer.ggml.model", GgufMetadata::text)? {
+                // A byte-level BPE adds no BOS unless the file says so, a SentencePiece does.
+                "gpt2" => (byte_level(&metadata)?, false),
+                "llama" => (sentencepiece(&metadata)?, true),
+                other => return Err(unsupported(path, "tokenizer.ggml.model", other)),
+            };
         let special = SpecialTokens {
             bos_id: metadata.number("tokenizer.ggml.bos_token_id")?,
-            // A byte-level BPE adds none unless the file says so.
             adds_bos: metadata
                 .boolean("tokenizer.ggml.add_bos_token")?
-                .unwrap_or(false),
+                .unwrap_or(adds_bos),
             eos_ids: metadata.eos_token_ids()?,
         };
         Self::new(inner, path, special)
     }
+}
+
+fn byte_level(metadata: &GgufMetadata<'_>) -> Result<tokenizers::Tokenizer, ModelError> {
+    const PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+    if metadata.boolean(PREFIX)?.unwrap_or(false) {
+        return Err(unsupported(metadata.path, PREFIX, "true"));
+    }
+    let tokens = required(metadata, "tokenizer.ggml.tokens", GgufMetadata::texts)?;
+    let mut inner = tokenizers::Tokenizer::new(byte_level_bpe(metadata, &tokens)?);
+    inner.with_pre_tokenizer(Some(pre_tokenizer(metadata)?));
+    // Prefix space and trimming concern encoding; a decoder ignores them.
+    inner.with_decoder(Some(ByteLevel::default()));
+    add_tokens(&mut inner, metadata, &tokens)?;
+    Ok(inner)
+}
+
+fn sentencepiece(metadata: &GgufMetadata<'_>) -> Result<tokenizers::Tokenizer, ModelError> {
+    const CLEANED: &str = "tokenizer.ggml.remove_extra_whitespaces";
+    if metadata.boolean(CLEANED)?.unwrap_or(false) {
+        return Err(unsupported(metadata.path, CLEANED, "true"));
+    }
+    let prefix = match metadata.boolean("tokenizer.ggml.add_space_prefix")? {
+        Some(false) => SpacePrefix::Absent,
+        None | Some(true) => SpacePrefix::Added,
+    };
+    let tokens = required(metadata, "tokenizer.ggml.tokens", GgufMetadata::texts)?;
+    let types = token_types(metadata, tokens.len())?;
+    let scores = required(metadata, "tokenizer.ggml.scores", GgufMetadata::floats)?;
+    if scores.len() != tokens.len() {
+        let detail = format!("{} tokens but {} scores", tokens.len(), scores.len());
+        return Err(ModelError::tokenizer(metadata.path, detail));
+    }
+    let pieces = tokens.into_iter().zip(scores).zip(types);
+    let pieces = pieces.map(|((text, score), number)| {
+        let kind = PieceKind::from_number(number).ok_or_else(|| {
+            let detail = format!("the token `{text}` is of type {number}");
+            ModelError::tokenizer(metadata.path, detail)
+        })?;
+        let text = text.to_owned();
+        Ok(Piece { text, score, kind })
+    });
+    let pieces = pieces.collect::<Result<Vec<_>, ModelError>>()?;
+    byte_pair_tokenizer(metadata.path, &pieces, prefix)
 }
 
 fn byte_level_bpe(metadata: &GgufMetadata<'_>, tokens: &[&str]) -> Result<BPE, ModelError> {
@@ -109,24 +137,28 @@ fn add_tokens(
     metadata: &GgufMetadata<'_>,
     tokens: &[&str],
 ) -> Result<(), ModelError> {
-    let types = required(
-        metadata,
-        "tokenizer.ggml.token_type",
-        GgufMetadata::numbers::<u64>,
-    )?;
-    if types.len() != tokens.len() {
-        let detail = format!("{} tokens but {} token types", tokens.len(), types.len());
-        return Err(ModelError::tokenizer(metadata.path, detail));
-    }
+    let types = token_types(metadata, tokens.len())?;
     let added = tokens.iter().zip(types).filter_map(|(token, kind)| {
-        let special = kind == CONTROL;
-        let wanted = special || kind == USER_DEFINED;
+        let kind = PieceKind::from_number(kind);
+        let special = kind == Some(PieceKind::Control);
+        let wanted = special || kind == Some(PieceKind::UserDefined);
         wanted.then(|| AddedToken::from((*token).to_owned(), special).normalized(false))
     });
     inner
         .add_tokens(added)
         .map_err(|error| ModelError::tokenizer(metadata.path, error))?;
     Ok(())
+}
+
+/// What each of so many tokens is.
+fn token_types(metadata: &GgufMetadata<'_>, tokens: usize) -> Result<Vec<u64>, ModelError> {
+    const TYPES: &str = "tokenizer.ggml.token_type";
+    let types = required(metadata, TYPES, GgufMetadata::numbers::<u64>)?;
+    if types.len() != tokens {
+        let detail = format!("{tokens} tokens but {} token types", types.len());
+        return Err(ModelError::tokenizer(metadata.path, detail));
+    }
+    Ok(types)
 }
 
 fn required<'a, T>(

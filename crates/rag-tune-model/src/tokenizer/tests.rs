@@ -11,6 +11,7 @@ use super::*;
 
 mod files;
 mod golden;
+mod sentencepiece;
 
 /// GGUF metadata of a tokenizer with the 256 byte tokens, three merges and
 /// three control tokens: `<|end|>` 0, `<s>` 1, `<|turn|>` 2.
@@ -191,7 +192,7 @@ fn the_first_eos_is_the_end_of_text() {
 fn what_cannot_be_built_faithfully_is_refused_by_name() {
     let text = |text: &str| Value::String(text.to_owned());
     for (key, value, part) in [
-        ("tokenizer.ggml.model", text("llama"), "`llama`"),
+        ("tokenizer.ggml.model", text("t5"), "`t5`"),
         ("tokenizer.ggml.pre", text("qwen2"), "`qwen2`"),
         (
             "tokenizer.ggml.add_space_prefix",

@@ -23,6 +23,7 @@ pub struct TinyLlama {
     pub tensors: BTreeMap<String, TinyTensor>,
 }
 
+#[derive(Clone)]
 pub struct TinyTensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
@@ -64,6 +65,28 @@ impl TinyLlama {
             config: TINY_CONFIG.to_owned(),
             tensors: tensors.into(),
         }
+    }
+
+    /// With a bias at every linear layer.
+    pub fn with_biases() -> Self {
+        let mut model = Self::new();
+        let keys = r#""attention_bias": true, "mlp_bias": true, "model_type""#;
+        model.config = TINY_CONFIG.replace(r#""model_type""#, keys);
+        let weights: Vec<(String, usize)> = model
+            .tensors
+            .iter()
+            .filter(|(name, _)| name.contains("_proj"))
+            .map(|(name, tensor)| (name.clone(), tensor.shape[0]))
+            .collect();
+        for (at, (name, length)) in weights.into_iter().enumerate() {
+            let values = (0..length).map(|index| (at * 100 + index) as f32 / 64.0);
+            let bias = TinyTensor {
+                shape: vec![length],
+                values: values.collect(),
+            };
+            model.tensors.insert(name.replace(".weight", ".bias"), bias);
+        }
+        model
     }
 
     pub fn assert_same(&self, checkpoint: &Checkpoint, tolerance: f32) {
@@ -172,7 +195,8 @@ impl TinyTensor {
     /// The converter's own formula: `reshape(heads, 2, head_dim / 2, in)
     /// .swapaxes(1, 2).reshape(rows, in)`.
     fn interleaved(&self) -> Vec<f32> {
-        let (rows, columns) = (self.shape[0], self.shape[1]);
+        let rows = self.shape[0];
+        let columns = self.shape[1..].iter().product::<usize>();
         let reordered = self
             .to_candle(&self.values)
             .reshape((rows / HEAD_DIM, 2, HEAD_DIM / 2, columns))

@@ -72,6 +72,44 @@ fn code_llama_from_its_tokenizer_json_gives_the_original_ids() {
     assert_prompts_and_answers_part_cleanly(&tokenizer);
 }
 
+/// Against SentencePiece itself; with CodeLlama's added tokens, against its tokenizer.json.
+#[test]
+fn llama_2_from_its_tokenizer_model_gives_the_ids_of_sentencepiece() {
+    let Some((mirror, llama_2)) = golden("Llama-2-7b-hf") else {
+        return;
+    };
+    let file = mirror.join(&llama_2.model).join("tokenizer.model");
+    let tokenizer = Tokenizer::from_sentencepiece(&file).unwrap();
+    assert_eq!(
+        (tokenizer.bos_id(), tokenizer.eos_ids()),
+        (Some(1), [2].as_slice())
+    );
+    assert_golden(&tokenizer, &mirror, &llama_2);
+    assert_prompts_and_answers_part_cleanly(&tokenizer);
+
+    let Some((mirror, code_llama)) = golden("CodeLlama-7b-Python-hf") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.model");
+    fs::copy(&file, &path).unwrap();
+    let copy = |name: &str| {
+        let from = mirror.join(&code_llama.model).join(name);
+        fs::copy(from, folder.path().join(name)).unwrap();
+    };
+    // What older releases of transformers wrote, then what newer ones do.
+    copy("added_tokens.json");
+    copy("special_tokens_map.json");
+    let read = || Tokenizer::from_sentencepiece(&path).unwrap();
+    let infilled = [32_000, 263, 32_003];
+    assert_eq!(read().decode(&infilled).unwrap(), "a");
+    let older = read().encode("▁<PRE>x▁<MID>").unwrap();
+    copy("tokenizer_config.json");
+    assert_eq!(read().encode("▁<PRE>x▁<MID>").unwrap(), older);
+    assert_eq!(read().decode(&infilled).unwrap(), "a");
+    assert_golden(&read(), &mirror, &code_llama);
+}
+
 fn golden(model: &str) -> Option<(PathBuf, GoldenModel)> {
     let fixture = "../../tests/fixtures/model/golden_tokens.json";
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).unwrap();
