@@ -44,7 +44,7 @@ def logits(folder: Path, mode: str) -> torch.Tensor:
 
 
 def main() -> None:
-    for model in ("tiny_tied", "tiny_untied"):
+    for model in ("tiny_tied", "tiny_untied", "tiny_biases", "tiny_llama3"):
         expected = gradients(GOLDEN / model, "f32")
         norm = sum(float((gradient**2).sum()) for gradient in expected.values())
         for mode in ("autocast", "bf16"):

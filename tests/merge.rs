@@ -236,7 +236,15 @@ fn a_base_that_does_not_fit_is_refused_and_nothing_is_left() {
     );
     let refusal = merge(&world, &["--base", "deeper"]).refused();
     assert!(
-        refusal.contains("`deeper` has other shapes than `model`"),
+        refusal.contains("`deeper` has no tensor `model.layers.2.input_layernorm.weight`"),
+        "{refusal}"
+    );
+    let wide = "\"intermediate_size\":128";
+    assert!(config.contains(wide));
+    copy("wider", &config.replace(wide, &format!("{wide}0")));
+    let refusal = merge(&world, &["--base", "wider"]).refused();
+    assert!(
+        refusal.contains("`wider` has other shapes than `model`"),
         "{refusal}"
     );
     assert!(!world.path("merged").exists());

@@ -4,13 +4,14 @@ use anyhow::Context;
 use rag_tune_augment::Hub;
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::ModelConfig;
-use rag_tune_model::llama::Llama;
+use rag_tune_model::llama::{Llama, LoadStage, WeightCache};
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::peft;
 use rag_tune_model::tokenizer::Tokenizer;
 use rag_tune_train::config::LoraConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::augmentation::cache_folder;
 use crate::error::InputError;
 use crate::files::{read_json, write_atomically};
 use crate::output::Output;
@@ -66,17 +67,54 @@ impl FoundModel {
 /// # Errors
 /// When a tensor is missing, mis-shaped or truncated.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
+    load_kept(checkpoint, config, out).map(|(model, _)| model)
+}
+
+/// As [`load`], and what became of the 8-bit weights on disk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_kept(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    out: &Output,
+) -> anyhow::Result<(Llama, WeightCache)> {
     let progress = out.progress();
-    let mut started = false;
-    let model = Llama::load(checkpoint, config, &mut |done, total| {
-        if !started {
-            progress.start("loading the base model", total as u64);
-            started = true;
+    let mut stage = None;
+    let mut step = |now: LoadStage, done: usize, total: usize| {
+        if stage.replace(now) != Some(now) {
+            let what = match now {
+                LoadStage::Loading => "loading the base model",
+                LoadStage::Writing => "keeping the 8-bit weights",
+            };
+            progress.start(what, total as u64);
         }
         progress.move_to(done as u64);
-    });
+    };
+    let is_cached = config.cache_weights.covers(checkpoint.file_bytes());
+    let loaded = match cache_folder().filter(|_| is_cached) {
+        None => Llama::load(checkpoint, config, &mut |done, total| {
+            step(LoadStage::Loading, done, total);
+        })
+        .map(|model| (model, WeightCache::Unused)),
+        Some(folder) => Llama::load_cached(checkpoint, config, &folder.join("weights"), &mut step),
+    };
     progress.finish();
-    model.with_context(|| format!("cannot load the base model `{}`", config.base))
+    let (model, cache) =
+        loaded.with_context(|| format!("cannot load the base model `{}`", config.base))?;
+    match &cache {
+        WeightCache::Unused | WeightCache::Mapped(_) => {}
+        WeightCache::Written { path, bytes } => out.note(&format!(
+            "kept the 8-bit weights in {} ({:.1} GB): the next start maps them",
+            path.display(),
+            *bytes as f64 / 1e9
+        )),
+        WeightCache::NotWritten { path, error } => out.note(&format!(
+            "the 8-bit weights could not be kept in {}: {error}; the next start quantizes again",
+            path.display()
+        )),
+    }
+    Ok((model, cache))
 }
 
 /// `base_model.json` beside an adapter: which weights it was trained on. A name can come to mean

@@ -20,6 +20,7 @@ mod forecast;
 mod leakage;
 mod merge_drift;
 mod model_card;
+mod model_folder;
 mod output;
 mod probe;
 mod public_name;

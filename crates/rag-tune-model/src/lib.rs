@@ -20,5 +20,7 @@ pub mod merge;
 mod mirror;
 pub mod non_finite;
 pub mod peft;
+pub mod quantize;
 mod source;
 pub mod tokenizer;
+mod weight_cache;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use rag_tune_kernels::dropout::Dropout;
 use rag_tune_kernels::linear::{self, Input, Write, product_nn, product_nt, product_tn};
-use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor};
+use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor, bias};
 
 use self::dora::{Dora, add_rescaled, rescaled, scale_columns, scaled_rows};
 pub(crate) use self::dora::{add_update, factor, length, row_norms};
@@ -16,6 +16,8 @@ use crate::lora::{Adapter, LoraFactors, Place};
 #[derive(Clone, Copy)]
 pub(crate) struct AdaptedLinear<'a> {
     pub(crate) weight: &'a Matrix,
+    /// `[out]`, frozen. Added last: as in PEFT, DoRA does not rescale it.
+    bias: Option<&'a [f32]>,
     lora: Option<&'a LoraFactors>,
     /// Of the update.
     scaling: f32,
@@ -50,6 +52,7 @@ impl<'a> AdaptedLinear<'a> {
     /// The layer at `place`, with its update if it has one.
     pub(crate) fn new(
         weight: &'a Matrix,
+        bias: Option<&'a [f32]>,
         place: Place,
         adapter: Option<&'a AppliedAdapter<'_>>,
     ) -> Self {
@@ -58,12 +61,42 @@ impl<'a> AdaptedLinear<'a> {
         let magnitude = lora.and_then(|lora| lora.magnitude.as_ref());
         Self {
             weight,
+            bias,
             lora,
             scaling: adapter.map_or(0.0, |applied| applied.adapter.scaling(place)),
             dora: magnitude
                 .zip(norms)
                 .map(|(magnitude, norms)| Dora { magnitude, norms }),
         }
+    }
+
+    /// Adds the update on `lora_input` to the base's `output`; returns `lora_input A^T`. `dropped` is `lora_input` where
+    /// that is not the base's own.
+    fn add_update(
+        &self,
+        output: &mut Tensor,
+        lora: &LoraFactors,
+        lora_input: &Tensor,
+        dropped: Option<&Input<'_>>,
+    ) -> Result<Tensor, KernelError> {
+        let mut down = Tensor::stale(lora_input.rows(), lora.a.rows());
+        product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
+        match self.dora {
+            None => product_nt(output, 1.0, self.scaling, &down, &lora.b)?,
+            Some(dora) => {
+                let factors = dora.factors();
+                match dropped {
+                    None => scale_columns(output, &factors),
+                    Some(dropped) => {
+                        let base = linear::forward(dropped, self.weight)?;
+                        add_rescaled(output, &base, &factors);
+                    }
+                }
+                let b = scaled_rows(&lora.b, &factors);
+                product_nt(output, 1.0, self.scaling, &down, &b)?;
+            }
+        }
+        Ok(down)
     }
 }
 
@@ -85,7 +118,7 @@ impl GroupContext {
             .map(|dropout| dropout.apply(x))
     }
 
-    /// Outputs `[tokens, out]` of the layers on `x` `[tokens, in]`.
+    /// Outputs `[tokens, out]` of the layers on `x` `[tokens, in]`, biases included.
     pub(crate) fn forward<const N: usize>(
         &self,
         x: &Tensor,
@@ -100,28 +133,16 @@ impl GroupContext {
         let mut downs = Vec::with_capacity(N);
         for (layer, output) in layers.iter().zip(&mut outputs) {
             *output = linear::forward(&input, layer.weight)?;
-            let Some(lora) = layer.lora else {
-                downs.push(None);
-                continue;
-            };
-            let mut down = Tensor::stale(x.rows(), lora.a.rows());
-            product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
-            match layer.dora {
-                None => product_nt(output, 1.0, layer.scaling, &down, &lora.b)?,
-                Some(dora) => {
-                    let factors = dora.factors();
-                    match &dropped_input {
-                        None => scale_columns(output, &factors),
-                        Some(dropped) => {
-                            let base = linear::forward(dropped, layer.weight)?;
-                            add_rescaled(output, &base, &factors);
-                        }
-                    }
-                    let b = scaled_rows(&lora.b, &factors);
-                    product_nt(output, 1.0, layer.scaling, &down, &b)?;
+            let down = match layer.lora {
+                None => None,
+                Some(lora) => {
+                    Some(layer.add_update(output, lora, lora_input, dropped_input.as_ref())?)
                 }
+            };
+            downs.push(down);
+            if let Some(bias) = layer.bias {
+                bias::add(output, bias)?;
             }
-            downs.push(Some(down));
         }
         Ok((outputs, downs))
     }

@@ -12,14 +12,17 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
 use crate::linear::{AppliedAdapter, row_norms};
-use crate::loader::Loader;
-use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place};
+use crate::loader::{ATTENTION_NORM, Loader, MLP_NORM, block_bias, block_tensor, resolve_compute};
+use crate::lora::{Adapter, AdapterGradient, LoraDropout, Place, Projection};
 use crate::lora_settings::LoraSettings;
 use crate::memory::Footprint;
 use crate::source::Source;
+use crate::weight_cache::{CacheFile, Parts};
 
 /// The embedding's name in a checkpoint.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The last norm's.
+const FINAL_NORM: &str = "model.norm.weight";
 /// The head's, where it is not the embedding.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
@@ -39,6 +42,38 @@ pub struct Llama {
     pub(crate) rope: RopeTable,
     path: PathBuf,
     fingerprint: String,
+}
+
+/// What [`Llama::load_cached`] is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadStage {
+    /// Reading and quantising: blocks done and in all.
+    Loading,
+    /// Writing the quantised weights: tensors done and in all.
+    Writing,
+}
+
+/// What became of the file of quantised weights.
+#[derive(Debug)]
+pub enum WeightCache {
+    /// They were there.
+    Mapped(PathBuf),
+    /// The next start will find them.
+    Written {
+        /// Where.
+        path: PathBuf,
+        /// Of the file.
+        bytes: u64,
+    },
+    /// They could not be left there.
+    NotWritten {
+        /// Where they would be.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// Weights that are held like this have no such file.
+    Unused,
 }
 
 /// Packed token ids with the places that carry loss.
@@ -79,6 +114,52 @@ impl Llama {
         Self::assemble(Source::Checkpoint(checkpoint), config, progress)
     }
 
+    /// As [`Llama::load`], but 8-bit weights that an earlier call left in `folder` are mapped, and otherwise left there.
+    ///
+    /// A file there belongs to the very files that it was made from: their tensors, names, lengths and times of change. That it cannot be
+    /// read or written costs time, not the model; what came of it is told.
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub fn load_cached(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        folder: &Path,
+        progress: &mut dyn FnMut(LoadStage, usize, usize),
+    ) -> Result<(Self, WeightCache), ModelError> {
+        let source = Source::Checkpoint(checkpoint);
+        let compute = resolve_compute(config.compute);
+        let file = match config.quantization {
+            Quantization::Int8 => CacheFile::new(folder, checkpoint, compute)?,
+            Quantization::Nf4 | Quantization::None => None,
+        };
+        let Some(file) = file else {
+            let model = Self::assemble(source, config, &mut |done, all| {
+                progress(LoadStage::Loading, done, all);
+            })?;
+            return Ok((model, WeightCache::Unused));
+        };
+        if let Ok(Some(mapped)) = file.open() {
+            let loader = Loader::new(source, config)?.of_mapped(mapped);
+            // A file that lacks something is written anew.
+            if let Ok(model) = Self::assemble_with(&loader, source, config, &mut |_, _| ()) {
+                return Ok((model, WeightCache::Mapped(file.path().to_owned())));
+            }
+        }
+        let model = Self::assemble(source, config, &mut |done, all| {
+            progress(LoadStage::Loading, done, all);
+        })?;
+        let written = file.write(&model.parts(), &mut |done, all| {
+            progress(LoadStage::Writing, done, all);
+        });
+        let path = file.path().to_owned();
+        let cache = match written {
+            Ok(bytes) => WeightCache::Written { path, bytes },
+            Err(error) => WeightCache::NotWritten { path, error },
+        };
+        Ok((model, cache))
+    }
+
     /// A model of `shape` whose weights are noise: as fast and as large as a real one, and of no other use.
     ///
     /// # Errors
@@ -92,8 +173,16 @@ impl Llama {
         config: &ModelConfig,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ModelError> {
-        let loader = Loader::new(source, config)?;
-        let mut model = Self::without_blocks(source, config, &loader)?;
+        Self::assemble_with(&Loader::new(source, config)?, source, config, progress)
+    }
+
+    fn assemble_with(
+        loader: &Loader<'_>,
+        source: Source<'_>,
+        config: &ModelConfig,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, ModelError> {
+        let mut model = Self::without_blocks(source, config, loader)?;
         let layers = model.config.num_hidden_layers;
         model.blocks.reserve_exact(layers);
         for layer in 0..layers {
@@ -102,6 +191,34 @@ impl Llama {
         }
         progress(layers, layers);
         Ok(model)
+    }
+
+    /// The weights by name, as [`Loader`] asks for them.
+    fn parts(&self) -> Parts<'_> {
+        let mut parts = Parts {
+            matrices: vec![(EMBEDDING.to_owned(), &self.embedding)],
+            vectors: vec![(FINAL_NORM.to_owned(), &self.final_norm)],
+        };
+        parts
+            .matrices
+            .extend(self.head.iter().map(|head| (HEAD.to_owned(), head)));
+        for block in &self.blocks {
+            let name = |module: &str| block_tensor(block.layer, module);
+            for (projection, bias) in Projection::ALL.into_iter().zip(&block.biases) {
+                let bias = bias
+                    .iter()
+                    .map(|bias| (block_bias(block.layer, projection), bias.as_slice()));
+                parts.vectors.extend(bias);
+            }
+            let weights = Projection::ALL.iter().zip(&block.weights);
+            let matrices = weights.map(|(projection, weight)| (name(&projection.path()), weight));
+            parts.matrices.extend(matrices);
+            parts
+                .vectors
+                .push((name(ATTENTION_NORM), &block.attention_norm));
+            parts.vectors.push((name(MLP_NORM), &block.mlp_norm));
+        }
+        parts
     }
 
     /// What stands before and after the blocks.
@@ -123,13 +240,9 @@ impl Llama {
             double_quantization: config.double_quantization,
             embedding,
             blocks: Vec::new(),
-            final_norm: loader.values("model.norm.weight", &[llama.hidden_size])?,
+            final_norm: loader.values(FINAL_NORM, &[llama.hidden_size])?,
             head,
-            rope: RopeTable::new(
-                llama.head_dim,
-                llama.max_position_embeddings,
-                llama.rope_theta,
-            ),
+            rope: RopeTable::new(llama.max_position_embeddings, &llama.rope_frequencies()),
             config: llama,
             path: source.path().to_owned(),
             fingerprint: source.fingerprint().to_owned(),
@@ -178,7 +291,7 @@ impl Llama {
         }
     }
 
-    /// Bytes that the weights take, norms and the RoPE table included.
+    /// Bytes that the weights take, biases, norms and the RoPE table included.
     pub fn weight_bytes(&self) -> usize {
         let blocks: usize = self
             .blocks
@@ -186,9 +299,11 @@ impl Llama {
             .flat_map(|block| &block.weights)
             .map(Matrix::bytes)
             .sum();
+        let biases = self.blocks.iter().flat_map(|block| &block.biases);
+        let biases: usize = biases.flatten().map(Vec::len).sum();
         let norms = self.config.hidden_size * (2 * self.blocks.len() + 1);
         let rope = self.rope.positions() * self.config.head_dim;
-        let f32s = (norms + rope) * size_of::<f32>();
+        let f32s = (biases + norms + rope) * size_of::<f32>();
         blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, Matrix::bytes) + f32s
     }
 

@@ -1,8 +1,10 @@
 //! Tensors in the form in which the model holds them.
 
+use std::path::{Path, PathBuf};
+
 use half::bf16;
 use rag_tune_kernels::nf4::Nf4;
-use rag_tune_kernels::{Compute, Matrix};
+use rag_tune_kernels::{Compute, Floats, KernelError, Matrix};
 
 use crate::block::Block;
 use crate::checkpoint::StoredWeight;
@@ -10,6 +12,24 @@ use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
 use crate::lora::Projection;
 use crate::source::Source;
+use crate::weight_cache::MappedWeights;
+
+/// What the names of all blocks' tensors begin with.
+const BLOCKS: &str = "model.layers.";
+
+/// The norms of a block, as checkpoints name them.
+pub(crate) const ATTENTION_NORM: &str = "input_layernorm";
+pub(crate) const MLP_NORM: &str = "post_attention_layernorm";
+
+/// The weight of module `module` of block `layer`, as checkpoints name it.
+pub(crate) fn block_tensor(layer: usize, module: &str) -> String {
+    format!("{BLOCKS}{layer}.{module}.weight")
+}
+
+/// The bias of a projection of block `layer`.
+pub(crate) fn block_bias(layer: usize, projection: Projection) -> String {
+    format!("{BLOCKS}{layer}.{}.bias", projection.path())
+}
 
 /// Reads and quantises one tensor at a time.
 pub(crate) struct Loader<'a> {
@@ -17,6 +37,8 @@ pub(crate) struct Loader<'a> {
     quantization: Quantization,
     double_quantization: bool,
     compute: Compute,
+    /// What an earlier start has left of the same weights.
+    mapped: Option<MappedWeights>,
 }
 
 impl<'a> Loader<'a> {
@@ -30,7 +52,32 @@ impl<'a> Loader<'a> {
             quantization: config.quantization,
             double_quantization: config.double_quantization,
             compute: resolve_compute(config.compute),
+            mapped: None,
         })
+    }
+
+    /// One that takes everything from `mapped`.
+    pub(crate) fn of_mapped(self, mapped: MappedWeights) -> Self {
+        Self {
+            mapped: Some(mapped),
+            ..self
+        }
+    }
+
+    /// `part` of the mapped weights, if that is where everything comes from.
+    fn mapped_part<T>(
+        &self,
+        name: &str,
+        part: impl FnOnce(&MappedWeights) -> Option<T>,
+    ) -> Result<Option<T>, ModelError> {
+        let missing = || ModelError::MissingTensor {
+            path: PathBuf::from("the weight cache"),
+            name: name.to_owned(),
+        };
+        let mapped = self.mapped.as_ref();
+        mapped
+            .map(|mapped| part(mapped).ok_or_else(missing))
+            .transpose()
     }
 
     /// What `compute` came to.
@@ -40,39 +87,63 @@ impl<'a> Loader<'a> {
 
     /// A tensor of finite f32 values.
     pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        self.finite(name, self.source.tensor(name, shape)?)
-    }
-
-    fn finite(&self, name: &str, values: Vec<f32>) -> Result<Vec<f32>, ModelError> {
-        let count = values.iter().filter(|value| !value.is_finite()).count();
-        if count > 0 {
-            let what = format!("`{name}` in `{}`", self.source.path().display());
-            return Err(ModelError::NonFinite { what, count });
+        let len = shape.iter().product();
+        if let Some(values) = self.mapped_part(name, |mapped| mapped.vector(name, len))? {
+            return Ok(values);
         }
+        let values = self.source.tensor(name, shape)?;
+        self.check_finite(name, &Floats::from(&values))?;
         Ok(values)
     }
 
+    fn check_finite(&self, name: &str, values: &Floats<'_>) -> Result<(), ModelError> {
+        match values.extent().1 {
+            0 => Ok(()),
+            count => Err(self.named(name, KernelError::NotFinite { count })),
+        }
+    }
+
+    fn named(&self, name: &str, error: KernelError) -> ModelError {
+        named_weight_error(name, self.source.path(), error)
+    }
+
     /// A block linear.
-    pub(crate) fn linear(
+    pub(crate) fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Matrix, ModelError> {
+        if let Some(matrix) = self.mapped_part(name, |mapped| mapped.matrix(name, shape))? {
+            return Ok(matrix);
+        }
+        let weight = self.source.weight(name, shape)?;
+        let matrix = self.quantized(name, shape, weight);
+        self.source.release();
+        matrix
+    }
+
+    fn quantized(
         &self,
         name: &str,
         [out, inner]: [usize; 2],
+        weight: StoredWeight<'_>,
     ) -> Result<Matrix, ModelError> {
-        let values = match self.source.weight(name, [out, inner])? {
+        let values = match weight {
             StoredWeight::Int8 { codes, absmax } => {
-                return Ok(Matrix::from_int8(out, inner, &codes, &absmax)?);
+                return Ok(Matrix::from_int8(out, inner, codes, &absmax)?);
             }
             StoredWeight::Nf4(weights) => return Ok(Matrix::from_nf4(out, inner, &weights)?),
-            StoredWeight::Float(values) => self.finite(name, values)?,
+            StoredWeight::Float(values) => values,
         };
         // Whoever quantised the others left this one out on purpose.
         let quantization = match self.source.stored_quantization() {
             Some(_) => Quantization::None,
             None => self.quantization,
         };
+        if quantization == Quantization::Int8 {
+            // It sees what is not finite on its way.
+            return Matrix::int8(out, inner, values).map_err(|error| self.named(name, error));
+        }
+        self.check_finite(name, &values)?;
         Ok(match (quantization, self.compute) {
-            (Quantization::Int8, _) => Matrix::int8(out, inner, &values)?,
             (Quantization::Nf4, _) => {
+                let values = values.into_vec();
                 let weights = match self.double_quantization {
                     true => Nf4::quantize_double(&values),
                     false => Nf4::quantize(&values),
@@ -80,42 +151,77 @@ impl<'a> Loader<'a> {
                 drop(values);
                 Matrix::from_nf4(out, inner, &weights)?
             }
-            (Quantization::None, Compute::F32) => Matrix::f32(out, inner, values)?,
-            (Quantization::None, _) => Matrix::bf16(out, inner, &values)?,
+            (_, Compute::F32) => Matrix::f32(out, inner, values.into_vec())?,
+            _ => Matrix::bf16(out, inner, values)?,
         })
     }
 
     /// Embedding or head: 16-bit beside quantised block linears.
     pub(crate) fn wide(&self, name: &str, [out, inner]: [usize; 2]) -> Result<Matrix, ModelError> {
-        let mut values = self.values(name, &[out, inner])?;
-        if self.compute != Compute::F32 {
-            return Ok(Matrix::bf16(out, inner, &values)?);
+        if let Some(matrix) = self.mapped_part(name, |mapped| mapped.matrix(name, [out, inner]))? {
+            return Ok(matrix);
         }
-        if self.quantization != Quantization::None {
-            values
-                .iter_mut()
-                .for_each(|value| *value = bf16::from_f32(*value).to_f32());
-        }
-        Ok(Matrix::f32(out, inner, values)?)
+        let weight = self.source.weight(name, [out, inner])?;
+        let values = weight.into_floats([out, inner]);
+        self.check_finite(name, &values)?;
+        let matrix = match self.compute {
+            Compute::F32 => {
+                let mut values = values.into_vec();
+                if self.quantization != Quantization::None {
+                    let rounded = |value: &mut f32| *value = bf16::from_f32(*value).to_f32();
+                    values.iter_mut().for_each(rounded);
+                }
+                Matrix::f32(out, inner, values)
+            }
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => Matrix::bf16(out, inner, values),
+        };
+        self.source.release();
+        Ok(matrix?)
     }
 
-    /// All weights of one block.
+    /// All weights of one block. The next one is read from the disk meanwhile.
     pub(crate) fn block(&self, layer: usize, config: &LlamaConfig) -> Result<Block, ModelError> {
-        let name = |rest: &str| format!("model.layers.{layer}.{rest}.weight");
+        if self.mapped.is_none() {
+            self.source.prefetch(&format!("{BLOCKS}{}.", layer + 1));
+        }
+        let name = |rest: &str| block_tensor(layer, rest);
         let hidden = [config.hidden_size];
         let mut weights = Vec::with_capacity(Projection::ALL.len());
+        let mut biases = [const { None }; Projection::ALL.len()];
         for projection in Projection::ALL {
-            weights.push(self.linear(&name(&projection.path()), projection.shape(config))?);
+            let shape = projection.shape(config);
+            weights.push(self.linear(&name(&projection.path()), shape)?);
+            if config.has_bias(projection) {
+                let bias = block_bias(layer, projection);
+                biases[projection as usize] = Some(self.values(&bias, &shape[..1])?);
+            }
         }
         let Ok(weights) = weights.try_into() else {
             unreachable!("one weight a projection")
         };
         Ok(Block {
             layer,
-            attention_norm: self.values(&name("input_layernorm"), &hidden)?,
-            mlp_norm: self.values(&name("post_attention_layernorm"), &hidden)?,
+            attention_norm: self.values(&name(ATTENTION_NORM), &hidden)?,
+            mlp_norm: self.values(&name(MLP_NORM), &hidden)?,
             weights,
+            biases,
         })
+    }
+}
+
+/// What is wrong with the values of tensor `name` in the checkpoint at `path`.
+pub(crate) fn named_weight_error(name: &str, path: &Path, error: KernelError) -> ModelError {
+    let what = || format!("`{name}` in `{}`", path.display());
+    match error {
+        KernelError::NotFinite { count } => ModelError::NonFinite {
+            what: what(),
+            count,
+        },
+        KernelError::BeyondF16 { largest } => ModelError::BeyondF16 {
+            what: what(),
+            largest,
+        },
+        other => other.into(),
     }
 }
 
@@ -125,6 +231,7 @@ pub(crate) fn resolve_compute(wanted: config::Compute) -> Compute {
         config::Compute::F32 => Compute::F32,
         config::Compute::Bf16 => Compute::Bf16,
         config::Compute::Int8 => Compute::Int8,
+        config::Compute::LlmInt8 => Compute::LlmInt8,
         config::Compute::Auto => Compute::auto(),
     }
 }

@@ -82,7 +82,7 @@ impl Footprint {
         self.compute
     }
 
-    /// Bytes of the frozen weights, with norms and the RoPE table.
+    /// Bytes of the frozen weights, with biases, norms and the RoPE table.
     pub fn weight_bytes(&self) -> usize {
         let c = &self.model;
         let projections = Projection::ALL.map(|projection| projection.shape(c));
@@ -90,12 +90,14 @@ impl Footprint {
             .iter()
             .map(|shape| self.linear_bytes(*shape))
             .sum();
+        let biased = Projection::ALL.into_iter().filter(|of| c.has_bias(*of));
+        let biases = F32 * biased.map(|of| of.shape(c)[0]).sum::<usize>();
         let norms = F32 * c.hidden_size * (2 * c.num_hidden_layers + 1);
         let rope = F32 * c.max_position_embeddings * c.head_dim;
-        linears * c.num_hidden_layers + self.tables() * self.wide_bytes() + norms + rope
+        (linears + biases) * c.num_hidden_layers + self.tables() * self.wide_bytes() + norms + rope
     }
 
-    /// Bytes at the widest point of loading, where one tensor is held as f32 twice (read, and quantised or converted).
+    /// Bytes at the widest point of loading at most: from a GGUF one tensor is held as f32 twice (dequantised, and in its rows' order).
     pub fn loading_bytes(&self) -> usize {
         let c = &self.model;
         let table = 2 * F32 * c.vocab_size * c.hidden_size;
@@ -221,6 +223,8 @@ impl Footprint {
             Compute::F32 => 0,
             Compute::Bf16 => BF16,
             Compute::Int8 => 1,
+            // Rounded to f16 in f32, and its codes.
+            Compute::LlmInt8 => F32 + 1,
         }
     }
 
@@ -249,7 +253,7 @@ impl Footprint {
     fn saved_narrow(&self) -> usize {
         let width = match self.compute {
             Compute::F32 => F32,
-            Compute::Bf16 | Compute::Int8 => BF16,
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => BF16,
         };
         width * 2 * (self.query() + self.key_value() + self.model.intermediate_size)
     }
@@ -272,7 +276,9 @@ impl Footprint {
         let (out, inner) = (self.model.vocab_size, self.model.hidden_size);
         match self.compute {
             Compute::F32 => F32 * out * inner,
-            Compute::Bf16 | Compute::Int8 => BF16 * Matrix::packed_values(out, inner),
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => {
+                BF16 * Matrix::packed_values(out, inner)
+            }
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) enum Source<'a> {
     Synthetic(&'a LlamaConfig),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     pub(crate) fn config(&self) -> &LlamaConfig {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.config(),
@@ -48,10 +48,28 @@ impl Source<'_> {
     }
 
     /// As [`Checkpoint::weight`].
-    pub(crate) fn weight(&self, name: &str, shape: [usize; 2]) -> Result<StoredWeight, ModelError> {
+    pub(crate) fn weight(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<StoredWeight<'a>, ModelError> {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.weight(name, shape),
-            Self::Synthetic(_) => Ok(StoredWeight::Float(noise(&shape))),
+            Self::Synthetic(_) => Ok(StoredWeight::Float(noise(&shape).into())),
+        }
+    }
+
+    /// As [`Checkpoint::prefetch`].
+    pub(crate) fn prefetch(&self, prefix: &str) {
+        if let Self::Checkpoint(checkpoint) = self {
+            checkpoint.prefetch(prefix);
+        }
+    }
+
+    /// As [`Checkpoint::release`].
+    pub(crate) fn release(&self) {
+        if let Self::Checkpoint(checkpoint) = self {
+            checkpoint.release();
         }
     }
 

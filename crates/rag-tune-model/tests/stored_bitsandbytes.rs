@@ -227,8 +227,23 @@ fn damaged_and_foreign_weights_are_refused_by_name() {
         bytes.truncate(bytes.len() - 4);
     });
     assert!(error.contains("absmax"), "{error}");
-    let error = changed("int8", ".weight_format", |bytes| bytes[0] = 2);
-    assert!(error.contains("weight_format"), "{error}");
+    let format = format!("{q}.weight_format");
+    for (number, name) in [
+        (1, "`col32`"),
+        (2, "`col_turing`"),
+        (3, "`col_ampere`"),
+        (4, "unknown order"),
+    ] {
+        let folder = damaged("int8", &format, |dtype, shape, mut bytes| {
+            bytes[0] = number;
+            Some((dtype, shape, bytes))
+        });
+        let error = said("int8", &folder);
+        assert!(
+            error.contains(name) && error.contains(&format!("(`{format}` = {number})")),
+            "{error}"
+        );
+    }
     let error = changed("int8", ".SCB", |bytes| {
         bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
     });

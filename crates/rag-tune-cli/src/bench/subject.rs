@@ -4,15 +4,15 @@ use anyhow::Context;
 use clap::Args;
 use rag_tune_augment::Hub;
 use rag_tune_model::checkpoint::Checkpoint;
-use rag_tune_model::config::{Compute, LlamaConfig, ModelConfig, Quantization};
-use rag_tune_model::llama::Llama;
+use rag_tune_model::config::{CacheWeights, Compute, LlamaConfig, ModelConfig, Quantization};
+use rag_tune_model::llama::{Llama, WeightCache};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::figures::Figures;
 use super::shapes::shape;
-use crate::base_model::load;
+use crate::base_model::load_kept;
 use crate::commands::HubArgs;
 use crate::error::InputError;
 use crate::output::Output;
@@ -117,15 +117,41 @@ impl Subject {
         Err(InputError::new(message, hint).into())
     }
 
+    /// The same, with 8-bit weights left on disk as `cache_weights` says.
+    pub fn caching(mut self, cache_weights: CacheWeights) -> Self {
+        self.config.cache_weights = cache_weights;
+        self
+    }
+
+    /// Bytes of the model's files.
+    pub fn file_bytes(&self) -> u64 {
+        match &self.weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.file_bytes(),
+            Weights::Noise(_) => 0,
+        }
+    }
+
     /// Brings the weights into memory.
     ///
     /// # Errors
     /// When they cannot be read, or this machine cannot compute as asked.
     pub fn load(&self, out: &Output) -> anyhow::Result<Llama> {
+        self.load_kept(out).map(|(model, _)| model)
+    }
+
+    /// As [`Self::load`], and what became of the 8-bit weights on disk.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_kept(&self, out: &Output) -> anyhow::Result<(Llama, WeightCache)> {
         match &self.weights {
-            Weights::Checkpoint(checkpoint) => load(checkpoint, &self.config, out),
-            Weights::Noise(shape) => Llama::synthetic(shape, &self.config)
-                .with_context(|| format!("cannot make the model `{}`", self.name)),
+            Weights::Checkpoint(checkpoint) => load_kept(checkpoint, &self.config, out),
+            Weights::Noise(shape) => {
+                let model = Llama::synthetic(shape, &self.config);
+                let model =
+                    model.with_context(|| format!("cannot make the model `{}`", self.name))?;
+                Ok((model, WeightCache::Unused))
+            }
         }
     }
 
@@ -145,7 +171,14 @@ impl Subject {
 
 /// A setting's name as configs spell it.
 fn lower(setting: impl std::fmt::Debug) -> impl Serialize {
-    format!("{setting:?}").to_lowercase()
+    let mut name = String::new();
+    for letter in format!("{setting:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
 }
 
 /// Tokens that look like any others; the same in every run.

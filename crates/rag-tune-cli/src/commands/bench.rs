@@ -5,7 +5,7 @@ use rag_tune_kernels::Compute;
 use rag_tune_kernels::peak::{instruction, memory_read_bytes_per_s, peak_op_per_s};
 
 use crate::bench::{
-    self, ChartsArgs, Column, EmbeddingArgs, Figures, GenerationArgs, TrainingArgs,
+    self, ChartsArgs, Column, EmbeddingArgs, Figures, GenerationArgs, LoadingArgs, TrainingArgs,
 };
 use crate::output::Output;
 
@@ -32,6 +32,8 @@ enum Work {
     Forward(TrainingArgs),
     /// Greedy generation: the prompts' prefill, and decoding
     Generate(GenerationArgs),
+    /// One start of a model: reading and quantising its files, or mapping what an earlier start kept
+    Load(LoadingArgs),
     /// Vectors of made-up sentences
     Embed(EmbeddingArgs),
     /// What no work can be faster than
@@ -53,6 +55,7 @@ pub fn bench(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
         Work::Train(args) => bench::train(args, out),
         Work::Forward(args) => bench::forward(args, out),
         Work::Generate(args) => bench::generate(args, out),
+        Work::Load(args) => bench::load(args, out),
         Work::Embed(args) => bench::embed(args, out),
         Work::Ceilings(args) => ceilings(args, out),
         Work::Chart(args) => bench::charts(args, out),

@@ -11,13 +11,16 @@ mod eval;
 mod export;
 mod inspect;
 mod merge;
+mod perplexity;
 mod plan;
+mod quantize;
 mod reproduce;
 mod score;
 mod sql_worker;
 mod stability;
 mod train;
 
+pub use export::is_same_place;
 pub use score::percent;
 
 use std::path::{Path, PathBuf};
@@ -37,11 +40,13 @@ pub enum Command {
     Eval(eval::EvalArgs),
     Export(Box<export::ExportArgs>),
     Merge(merge::MergeArgs),
+    Quantize(quantize::QuantizeArgs),
     Score(score::ScoreArgs),
     Compare(compare::CompareArgs),
     Chart(chart::ChartArgs),
     Config(config::ConfigCommandArgs),
     Inspect(inspect::InspectArgs),
+    Perplexity(perplexity::PerplexityArgs),
     Plan(plan::PlanArgs),
     Reproduce(Box<reproduce::ReproduceArgs>),
     Bench(Box<bench::BenchArgs>),
@@ -62,11 +67,13 @@ impl Command {
             Self::Eval(args) => eval::eval(args, out),
             Self::Export(args) => export::export(args, out),
             Self::Merge(args) => merge::merge(args, out),
+            Self::Quantize(args) => quantize::quantize(args, out),
             Self::Score(args) => score::score(args, out),
             Self::Compare(args) => compare::compare(args, out),
             Self::Chart(args) => chart::chart(args, out),
             Self::Config(args) => config::config(args, out),
             Self::Inspect(args) => inspect::inspect(args, out),
+            Self::Perplexity(args) => perplexity::perplexity(args, out),
             Self::Plan(args) => plan::plan(args, out),
             Self::Reproduce(args) => reproduce::reproduce(args, out),
             Self::Bench(args) => bench::bench(args, out),

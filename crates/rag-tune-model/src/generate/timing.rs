@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use rag_tune_kernels::Compute;
 
-    use crate::config::{LlamaConfig, ModelConfig};
+    use crate::config::{LlamaConfig, ModelConfig, RopeScaling};
 
     fn model() -> Llama {
         let shape = LlamaConfig {
@@ -85,8 +85,11 @@ mod tests {
             vocab_size: 32,
             rms_norm_eps: 1e-5,
             rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
             max_position_embeddings: 16,
             tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: None,
             eos_token_ids: Vec::new(),
         };

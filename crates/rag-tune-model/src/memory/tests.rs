@@ -11,7 +11,7 @@ use crate::lora::{Adapter, LoraFactors};
 
 fn cases() -> Vec<(&'static str, ModelConfig)> {
     let mut cases = Vec::new();
-    for model in ["tiny_tied", "tiny_untied"] {
+    for model in ["tiny_tied", "tiny_untied", "tiny_biases"] {
         for (quantization, double_quantization) in [
             (Quantization::None, false),
             (Quantization::Int8, false),

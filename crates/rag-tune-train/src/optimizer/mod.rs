@@ -211,7 +211,7 @@ pub fn clip_factor(norm: f64, max_norm: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rag_tune_model::config::LlamaConfig;
+    use rag_tune_model::config::{LlamaConfig, RopeScaling};
     use rag_tune_model::lora::LoraFactors;
 
     /// Tensors on both sides of the length from which moments are held in 8 bits.
@@ -226,8 +226,11 @@ mod tests {
             vocab_size: 100,
             rms_norm_eps: 1e-5,
             rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
             max_position_embeddings: 64,
             tie_word_embeddings: true,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: None,
             eos_token_ids: Vec::new(),
         };

@@ -32,7 +32,7 @@ impl Linear {
         let weight = match compute {
             Compute::F32 => Matrix::f32(bias.len(), inputs, weight),
             Compute::Bf16 => Matrix::bf16(bias.len(), inputs, &weight),
-            Compute::Int8 => Matrix::int8(bias.len(), inputs, &weight),
+            Compute::Int8 | Compute::LlmInt8 => Matrix::int8(bias.len(), inputs, &weight),
         };
         Ok(Self {
             weight: weight?,
