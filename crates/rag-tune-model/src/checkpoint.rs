@@ -7,6 +7,7 @@
 //!   tensor costs memory only while somebody holds its values.
 //! - `bitsandbytes.rs` reads weights that are quantised already.
 //! - `names.rs` checks that the tensors are those of the model.
+//! - `read_ahead.rs` reads large models while they are quantised.
 //! - `fingerprint.rs` says whether two checkpoints hold the same weights.
 
 use std::fs;
@@ -24,6 +25,7 @@ mod gguf;
 mod gguf_names;
 mod mapped_file;
 mod names;
+mod read_ahead;
 mod safetensors;
 mod write;
 
@@ -31,9 +33,13 @@ pub(crate) use self::bitsandbytes::StoredWeight;
 use self::gguf::GgufFile;
 pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
 use self::names::Naming;
+pub(crate) use self::read_ahead::ReadAhead;
 use self::safetensors::SafetensorsFiles;
 pub(crate) use self::safetensors::{HEADER_LENGTH_BYTES, INDEX_FILE, Shard, ShardTensor};
 pub(crate) use self::write::{PlannedTensor, header};
+
+/// Smaller models lie in the page cache, or will from now on.
+const READ_AHEAD_BYTES: u64 = 1 << 30;
 
 /// An opened checkpoint. Cheap to open and to keep; shareable between threads.
 #[derive(Debug)]
@@ -267,13 +273,22 @@ impl Checkpoint {
         }
     }
 
-    /// Has the system begin to read the tensors whose names begin with `prefix`.
-    pub(crate) fn prefetch(&self, prefix: &str) {
-        match &self.weights {
-            Weights::Safetensors { files, .. } => files.prefetch(prefix),
-            // Dequantising takes longer than reading.
-            Weights::Gguf(_) => {}
+    /// Begins to read the tensors `names`, in this order, past the page cache; `None` where mapping the files is as good: they are small,
+    /// or what takes the time is something else.
+    pub(crate) fn read_ahead(&self, names: &[String]) -> Option<ReadAhead> {
+        let Weights::Safetensors {
+            files,
+            quantization: None,
+            ..
+        } = &self.weights
+        else {
+            return None;
+        };
+        if self.file_bytes() < READ_AHEAD_BYTES {
+            return None;
         }
+        let tensors = names.iter().map(|name| files.stored_floats(name));
+        ReadAhead::start(tensors.collect::<Option<_>>()?).ok()
     }
 
     /// Gives back the memory of what was read of the weights' files.

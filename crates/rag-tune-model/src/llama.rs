@@ -173,7 +173,8 @@ impl Llama {
         config: &ModelConfig,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, ModelError> {
-        Self::assemble_with(&Loader::new(source, config)?, source, config, progress)
+        let loader = Loader::new(source, config)?.reading_ahead();
+        Self::assemble_with(&loader, source, config, progress)
     }
 
     fn assemble_with(

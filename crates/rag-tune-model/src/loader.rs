@@ -7,9 +7,10 @@ use rag_tune_kernels::nf4::Nf4;
 use rag_tune_kernels::{Compute, Floats, KernelError, Matrix};
 
 use crate::block::Block;
-use crate::checkpoint::StoredWeight;
+use crate::checkpoint::{ReadAhead, StoredWeight};
 use crate::config::{self, LlamaConfig, ModelConfig, Quantization};
 use crate::error::ModelError;
+use crate::llama::{EMBEDDING, HEAD};
 use crate::lora::Projection;
 use crate::source::Source;
 use crate::weight_cache::MappedWeights;
@@ -31,6 +32,19 @@ pub(crate) fn block_bias(layer: usize, projection: Projection) -> String {
     format!("{BLOCKS}{layer}.{}.bias", projection.path())
 }
 
+/// The weights of a model in the order in which [`Llama`](crate::llama::Llama) loads them.
+fn weight_names(config: &LlamaConfig) -> Vec<String> {
+    let mut names = vec![EMBEDDING.to_owned()];
+    if !config.tie_word_embeddings {
+        names.push(HEAD.to_owned());
+    }
+    for layer in 0..config.num_hidden_layers {
+        let weight = |projection: Projection| block_tensor(layer, &projection.path());
+        names.extend(Projection::ALL.map(weight));
+    }
+    names
+}
+
 /// Reads and quantises one tensor at a time.
 pub(crate) struct Loader<'a> {
     source: Source<'a>,
@@ -39,6 +53,8 @@ pub(crate) struct Loader<'a> {
     compute: Compute,
     /// What an earlier start has left of the same weights.
     mapped: Option<MappedWeights>,
+    /// The weights of the whole model, in the order of [`weight_names`].
+    ahead: Option<ReadAhead>,
 }
 
 impl<'a> Loader<'a> {
@@ -53,7 +69,14 @@ impl<'a> Loader<'a> {
             double_quantization: config.double_quantization,
             compute: resolve_compute(config.compute),
             mapped: None,
+            ahead: None,
         })
+    }
+
+    /// One that is asked for the whole model, and in its order.
+    pub(crate) fn reading_ahead(self) -> Self {
+        let ahead = self.source.read_ahead(&weight_names(self.source.config()));
+        Self { ahead, ..self }
     }
 
     /// One that takes everything from `mapped`.
@@ -112,8 +135,26 @@ impl<'a> Loader<'a> {
         if let Some(matrix) = self.mapped_part(name, |mapped| mapped.matrix(name, shape))? {
             return Ok(matrix);
         }
+        self.with_weight(name, shape, |weight| self.quantized(name, shape, weight))
+    }
+
+    /// What `work` makes of the stored weight `name`.
+    fn with_weight(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        work: impl FnOnce(StoredWeight<'_>) -> Result<Matrix, ModelError>,
+    ) -> Result<Matrix, ModelError> {
+        // Nothing is read yet if it lies in a mapped file.
         let weight = self.source.weight(name, shape)?;
-        let matrix = self.quantized(name, shape, weight);
+        if let Some(ahead) = &self.ahead
+            && let Some(piece) = ahead.next(name)?
+        {
+            let matrix = work(StoredWeight::Float(piece.floats()));
+            ahead.give_back(piece);
+            return matrix;
+        }
+        let matrix = work(weight);
         self.source.release();
         matrix
     }
@@ -161,29 +202,34 @@ impl<'a> Loader<'a> {
         if let Some(matrix) = self.mapped_part(name, |mapped| mapped.matrix(name, [out, inner]))? {
             return Ok(matrix);
         }
-        let weight = self.source.weight(name, [out, inner])?;
+        self.with_weight(name, [out, inner], |weight| {
+            self.widened(name, [out, inner], weight)
+        })
+    }
+
+    fn widened(
+        &self,
+        name: &str,
+        [out, inner]: [usize; 2],
+        weight: StoredWeight<'_>,
+    ) -> Result<Matrix, ModelError> {
         let values = weight.into_floats([out, inner]);
         self.check_finite(name, &values)?;
-        let matrix = match self.compute {
+        Ok(match self.compute {
             Compute::F32 => {
                 let mut values = values.into_vec();
                 if self.quantization != Quantization::None {
                     let rounded = |value: &mut f32| *value = bf16::from_f32(*value).to_f32();
                     values.iter_mut().for_each(rounded);
                 }
-                Matrix::f32(out, inner, values)
+                Matrix::f32(out, inner, values)?
             }
-            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => Matrix::bf16(out, inner, values),
-        };
-        self.source.release();
-        Ok(matrix?)
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => Matrix::bf16(out, inner, values)?,
+        })
     }
 
-    /// All weights of one block. The next one is read from the disk meanwhile.
+    /// All weights of one block.
     pub(crate) fn block(&self, layer: usize, config: &LlamaConfig) -> Result<Block, ModelError> {
-        if self.mapped.is_none() {
-            self.source.prefetch(&format!("{BLOCKS}{}.", layer + 1));
-        }
         let name = |rest: &str| block_tensor(layer, rest);
         let hidden = [config.hidden_size];
         let mut weights = Vec::with_capacity(Projection::ALL.len());

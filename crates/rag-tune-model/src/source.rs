@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::checkpoint::{Checkpoint, StoredWeight};
+use crate::checkpoint::{Checkpoint, ReadAhead, StoredWeight};
 use crate::config::{LlamaConfig, StoredQuantization};
 use crate::error::ModelError;
 
@@ -59,10 +59,11 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// As [`Checkpoint::prefetch`].
-    pub(crate) fn prefetch(&self, prefix: &str) {
-        if let Self::Checkpoint(checkpoint) = self {
-            checkpoint.prefetch(prefix);
+    /// As [`Checkpoint::read_ahead`].
+    pub(crate) fn read_ahead(&self, names: &[String]) -> Option<ReadAhead> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.read_ahead(names),
+            Self::Synthetic(_) => None,
         }
     }
 

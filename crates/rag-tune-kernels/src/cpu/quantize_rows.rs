@@ -53,10 +53,14 @@ fn absmax(values: &[f32]) -> f32 {
     largest.into_iter().fold(0.0, f32::max) + finite.into_iter().sum::<f32>()
 }
 
+/// 1.5 * 2^23: added to a number below 2^22 it leaves no place for a fraction, so that the sum is rounded, ties to even, and its lowest byte is the
+/// whole number's.
+const ROUNDING: f32 = 12_582_912.0;
+
 /// `round(values * factor)`, ties to even.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
 pub(crate) fn write_codes(values: &[f32], factor: f32, codes: &mut [i8]) {
     for (code, value) in codes.iter_mut().zip(values) {
-        *code = (value * factor).round_ties_even() as i8;
+        *code = (value * factor + ROUNDING).to_bits() as i8;
     }
 }

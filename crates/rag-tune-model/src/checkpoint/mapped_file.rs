@@ -36,18 +36,6 @@ impl MappedFile {
         &self.bytes
     }
 
-    /// Has the system begin to read some bytes, so that they are there when they are wanted.
-    pub fn prefetch(&self, bytes: std::ops::Range<usize>) {
-        #[cfg(unix)]
-        {
-            let advised =
-                self.bytes
-                    .advise_range(memmap2::Advice::WillNeed, bytes.start, bytes.len());
-            // Advice that is not taken costs time, nothing else.
-            drop(advised);
-        }
-    }
-
     /// Gives back the memory of the pages that were read; read again, they come back from the file.
     ///
     /// Otherwise the whole file counts as this program's memory once its tensors were loaded.

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::mapped_file::MappedFile;
+use super::read_ahead::StoredFloats;
 use super::{StoredTensor, check_shape};
 use crate::error::ModelError;
 
@@ -176,18 +177,24 @@ impl SafetensorsFiles {
             bytes,
         } = self.raw(name)?;
         check_shape(path, name, shape, got)?;
-        let dtype = match dtype {
-            Dtype::F32 => FloatType::F32,
-            Dtype::F16 => FloatType::F16,
-            Dtype::BF16 => FloatType::Bf16,
-            other => {
-                return Err(ModelError::Unsupported {
-                    path: path.to_owned(),
-                    feature: format!("tensors of type {other:?} (`{name}`)"),
-                });
-            }
-        };
-        Ok(Floats::new(dtype, bytes))
+        match float_type(dtype) {
+            Some(dtype) => Ok(Floats::new(dtype, bytes)),
+            None => Err(ModelError::Unsupported {
+                path: path.to_owned(),
+                feature: format!("tensors of type {dtype:?} (`{name}`)"),
+            }),
+        }
+    }
+
+    /// Where the tensor lies; `None` if there is none of that name in floating point.
+    pub fn stored_floats(&self, name: &str) -> Option<StoredFloats> {
+        let location = self.tensors.get(name)?;
+        Some(StoredFloats {
+            name: name.to_owned(),
+            path: self.files[location.file].path().to_owned(),
+            bytes: location.bytes.clone(),
+            dtype: float_type(location.dtype)?,
+        })
     }
 
     /// As [`Self::floats`], widened.
@@ -198,14 +205,6 @@ impl SafetensorsFiles {
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(MappedFile::path)
-    }
-
-    /// See [`super::Checkpoint::prefetch`].
-    pub fn prefetch(&self, prefix: &str) {
-        let from_here = self.tensors.range(prefix.to_owned()..);
-        for (_, location) in from_here.take_while(|(name, _)| name.starts_with(prefix)) {
-            self.files[location.file].prefetch(location.bytes.clone());
-        }
     }
 
     /// See [`MappedFile::release`].
@@ -255,6 +254,16 @@ impl SafetensorsFiles {
 
     fn bytes(&self, location: &Location) -> &[u8] {
         &self.files[location.file].bytes()[location.bytes.clone()]
+    }
+}
+
+/// `None` for a type that is not a plain float.
+fn float_type(dtype: Dtype) -> Option<FloatType> {
+    match dtype {
+        Dtype::F32 => Some(FloatType::F32),
+        Dtype::F16 => Some(FloatType::F16),
+        Dtype::BF16 => Some(FloatType::Bf16),
+        _ => None,
     }
 }
 
