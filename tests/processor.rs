@@ -59,7 +59,7 @@ fn a_level_that_does_not_exist_is_refused_before_anything_is_done() {
     let (world, run) = train("sse9", "f32");
     let told = run.refused();
     assert!(
-        told.contains("`sse9` is none of portable, avx2, avx512, avx512-vnni, avx512-bf16"),
+        told.contains("`sse9` is none of portable, avx2, avx512, avx512-vnni, avx512-bf16, amx"),
         "{told}"
     );
     assert!(!world.path("out").exists());

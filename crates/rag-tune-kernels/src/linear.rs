@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::gemm::AmxProduct;
 use crate::cpu::gemm::{
     Bf16Product, Bf16Rows, Epilogue, F32Product, Int8Product, Int8Rows, VectorWiseRows,
     multiply as multiply_panels, round_rows,
@@ -97,6 +99,11 @@ impl<'a> Input<'a> {
             Compute::Int8 | Compute::LlmInt8 if has_codes => {
                 let dequantized = || self.codes().dequantized();
                 (self.rounded.get_or_init(dequantized).as_slice(), None)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Amx => {
+                let product = AmxProduct::new(self.bf16(), weights);
+                return multiply_panels(out, &product, epilogue);
             }
             Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Avx512Bf16 => {
                 let product = Bf16Product::new(self.bf16(), weights);

@@ -25,16 +25,19 @@ pub enum Level {
     /// `vdpbf16ps` too: two bf16 products a lane; and tables of 128 bytes (VBMI), which all processors with it have but
     /// Cooper Lake.
     Avx512Bf16,
+    /// `tdpbf16ps` too: 16 x 16 x 16 pairs of bf16 an instruction, in registers of their own (AMX).
+    Amx,
 }
 
 impl Level {
     /// All, from the lowest.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Portable,
         Self::Avx2,
         Self::Avx512,
         Self::Avx512Vnni,
         Self::Avx512Bf16,
+        Self::Amx,
     ];
 
     /// As [`VARIABLE`] spells it.
@@ -45,6 +48,7 @@ impl Level {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
         }
     }
 
@@ -77,10 +81,30 @@ fn detect() -> Level {
         return Level::Avx2;
     }
     match (has!("avx512vnni"), has!("avx512bf16") && has!("avx512vbmi")) {
+        (true, true) if has_amx() => Level::Amx,
         (true, true) => Level::Avx512Bf16,
         (true, false) => Level::Avx512Vnni,
         (false, _) => Level::Avx512,
     }
+}
+
+/// Whether the processor has AMX for bf16, and this process leave to use it: its registers are so large that the system saves them only for who asks.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_amx() -> bool {
+    /// Bits of EDX of CPUID's leaf 7.
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    /// From `asm/prctl.h`; the registers' number is that of XCR0's bit.
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    // SAFETY: the call takes two numbers, and changes nothing but what this process may use.
+    let granted = || unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) };
+    features & BF16_AND_TILES == BF16_AND_TILES && granted() == 0
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_amx() -> bool {
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -150,7 +174,7 @@ mod tests {
     fn another_name_is_an_error_that_lists_the_names() {
         assert_eq!(
             named("sse9").unwrap_err().to_string(),
-            "RAG_TUNE_CPU: `sse9` is none of portable, avx2, avx512, avx512-vnni, avx512-bf16"
+            "RAG_TUNE_CPU: `sse9` is none of portable, avx2, avx512, avx512-vnni, avx512-bf16, amx"
         );
     }
 }

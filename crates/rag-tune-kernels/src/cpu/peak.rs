@@ -88,11 +88,14 @@ mod x86 {
     use std::mem::transmute;
 
     use super::InstructionLoop;
+    use crate::cpu::gemm::amx;
     use crate::matrix::Compute;
     use crate::processor::Level;
 
     /// Sums of an AVX-512 loop, which has 32 registers.
     const WIDE_SUMS: usize = 16;
+    /// Sums of an AMX loop, which has 8 registers.
+    const TILE_SUMS: usize = 4;
     /// Sums of an AVX2 loop, which has 16.
     const SUMS: usize = 12;
 
@@ -100,7 +103,7 @@ mod x86 {
         let f32_loops = [(Level::Avx512, FMA_512), (Level::Avx2, FMA_256)];
         let own = match compute {
             Compute::F32 => Vec::new(),
-            Compute::Bf16 => vec![(Level::Avx512Bf16, DPBF16_512)],
+            Compute::Bf16 => vec![(Level::Amx, TDPBF16), (Level::Avx512Bf16, DPBF16_512)],
             Compute::Int8 | Compute::LlmInt8 => {
                 vec![(Level::Avx512Vnni, DPBUSD_512), (Level::Avx2, MADDUBS_256)]
             }
@@ -125,6 +128,11 @@ mod x86 {
         operations: WIDE_SUMS * 2 * 32,
         instruction: "vdpbf16ps, 512 bits",
         rounds: dpbf16_512,
+    };
+    const TDPBF16: InstructionLoop = InstructionLoop {
+        operations: TILE_SUMS * 2 * 16 * 16 * 32,
+        instruction: "tdpbf16ps, 16 x 16 x 32",
+        rounds: amx::tdpbf16,
     };
     const DPBUSD_512: InstructionLoop = InstructionLoop {
         operations: WIDE_SUMS * 2 * 64,

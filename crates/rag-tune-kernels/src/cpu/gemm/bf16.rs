@@ -32,12 +32,11 @@ pub(crate) struct Bf16Rows {
 impl Bf16Rows {
     /// f32 rows `[rows, inner]`, each column times its scale where scales are given.
     pub(crate) fn new(data: &[f32], rows: usize, inner: usize, scales: Option<&[f32]>) -> Self {
-        let stride = inner.next_multiple_of(2);
+        let stride = row_stride(inner);
         // An odd row ends in a value that no weight meets, but that must be a number.
-        let data_16 = if stride == inner {
-            Buffer::stale(rows * stride)
-        } else {
-            Buffer::zeros(rows * stride)
+        let data_16 = match inner.is_multiple_of(2) {
+            true => Buffer::stale(rows * stride),
+            false => Buffer::zeros(rows * stride),
         };
         let mut result = Self {
             rows,
@@ -60,8 +59,34 @@ impl Bf16Rows {
         result
     }
 
-    fn stride(&self) -> usize {
-        self.inner.next_multiple_of(2)
+    /// Number of rows.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values from a row to the next.
+    pub(super) fn stride(&self) -> usize {
+        row_stride(self.inner)
+    }
+
+    /// `[rows, stride]`
+    pub(super) fn data(&self) -> &[bf16] {
+        &self.data
+    }
+
+    /// # Panics
+    /// If the rows are not `inner` long.
+    pub(super) fn check_inner(&self, inner: usize) {
+        assert_eq!(self.inner, inner, "inner dimensions");
+        assert_eq!(self.data.len(), self.rows * self.stride(), "left side");
+    }
+}
+
+/// Values from a row of `inner` to the next. Rows a power of two apart would share a few sets of every cache: some values lie between them.
+fn row_stride(inner: usize) -> usize {
+    match inner.next_multiple_of(2) {
+        stride if stride.is_multiple_of(512) => stride + 32,
+        stride => stride,
     }
 }
 
@@ -91,8 +116,7 @@ impl<'a> Bf16Product<'a> {
     /// # Panics
     /// If the inner dimensions differ.
     pub(crate) fn new(rows: &'a Bf16Rows, weights: PackedWeights<'a>) -> Self {
-        assert_eq!(rows.inner, weights.inner(), "inner dimensions");
-        assert_eq!(rows.data.len(), rows.rows * rows.stride(), "left side");
+        rows.check_inner(weights.inner());
         Self { rows, weights }
     }
 }

@@ -12,12 +12,16 @@ use rayon::prelude::*;
 use super::panels::{PANEL, PackedWeights, PanelScratch};
 use super::target::Target;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
 pub(crate) mod bf16;
 mod f32;
 mod int8;
 pub(crate) mod tile_f32;
 mod vector_wise;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::AmxProduct;
 pub(crate) use bf16::{Bf16Product, Bf16Rows};
 pub(crate) use f32::{F32Product, round_rows};
 pub(crate) use int8::{Int8Product, Int8Rows};
@@ -25,7 +29,7 @@ pub(crate) use vector_wise::VectorWiseRows;
 
 /// Rows a tile has at most: 6 rows by 64 columns are 24 registers of sums, which leaves no load unhidden.
 pub(crate) const TILE_ROWS: usize = 6;
-/// Rows a task has at most, a multiple of [`TILE_ROWS`]. Widening a panel is then a few per cent of the product.
+/// Rows a task has at most, a multiple of every [`Product::tile_rows`]. Widening a panel is then a few per cent of the product.
 const TASK_ROWS: usize = 768;
 /// Rows a task should have at least, where there are so many.
 const LEAST_TASK_ROWS: usize = 96;
@@ -54,6 +58,16 @@ pub(crate) trait Product: Sync {
 
     /// Values of the inner dimension a block has, a multiple of 64.
     fn block(&self) -> usize;
+
+    /// Rows that are multiplied at a time.
+    fn tile_rows(&self) -> usize {
+        TILE_ROWS
+    }
+
+    /// Panels that a task should take by turns, block by block: the rows of a block stay in a nearer cache meanwhile.
+    fn panels_per_task(&self) -> usize {
+        1
+    }
 
     /// Multiplies the rows by one block of a panel, tile by tile ([`Part::tiles`]).
     ///
@@ -120,13 +134,20 @@ pub(crate) fn multiply(out: &mut [f32], product: &impl Product, epilogue: Epilog
     }
     let panels = columns.div_ceil(PANEL);
     let target = Target::new(out, columns);
-    let task_rows = rows_per_task(rows, panels);
-    let tasks = panels * rows.div_ceil(task_rows);
+    let task_rows = rows_per_task(rows, panels, product.tile_rows());
+    let task_panels = match rows > TILE_ROWS {
+        true => (panels / (2 * rayon::current_num_threads())).clamp(1, product.panels_per_task()),
+        false => 1,
+    };
+    let across = panels.div_ceil(task_panels);
+    let tasks = across * rows.div_ceil(task_rows);
     let run = |task: usize| {
-        let (panel, rows_before) = (task % panels, task / panels * task_rows);
+        let first_panel = task % across * task_panels;
+        let these = first_panel..(first_panel + task_panels).min(panels);
+        let rows_before = task / across * task_rows;
         let rows = rows_before..(rows_before + task_rows).min(rows);
         SCRATCH.with_borrow_mut(|scratch| {
-            run_task(product, panel, rows, &target, epilogue, scratch);
+            run_task(product, these, rows, &target, epilogue, scratch);
         });
     };
     let tasks = (0..tasks).into_par_iter();
@@ -141,44 +162,46 @@ pub(crate) fn multiply(out: &mut [f32], product: &impl Product, epilogue: Epilog
 }
 
 /// Rows a task gets, so that all threads have work to the end.
-fn rows_per_task(rows: usize, panels: usize) -> usize {
+fn rows_per_task(rows: usize, panels: usize, tile_rows: usize) -> usize {
     let wanted_tasks = 6 * rayon::current_num_threads();
     let row_tasks = wanted_tasks.div_ceil(panels).max(rows.div_ceil(TASK_ROWS));
     // Fewer rows would not pay for widening the panel once more.
     rows.div_ceil(row_tasks)
         .max(LEAST_TASK_ROWS)
-        .next_multiple_of(TILE_ROWS)
+        .next_multiple_of(tile_rows)
 }
 
-/// One panel of the result, for some rows.
+/// Some panels of the result, for some rows.
 fn run_task(
     product: &impl Product,
-    panel: usize,
+    panels: Range<usize>,
     rows: Range<usize>,
     target: &Target<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: &mut PanelScratch,
 ) {
     let inner = product.weights().inner();
-    let first_column = panel * PANEL;
-    let columns = (target.stride() - first_column).min(PANEL);
     for first in (0..inner).step_by(product.block()) {
-        let part = Part {
-            panel,
-            inner: first..(first + product.block()).min(inner),
-            rows: rows.clone(),
-            out: target,
-            store: Store {
-                first_column,
-                columns,
-                scales: epilogue
-                    .scales
-                    .map(|scales| &scales[first_column..][..columns]),
-                accumulate: epilogue.accumulate || first > 0,
-            },
-        };
-        // SAFETY: these rows and columns are inside the result and belong to this task alone.
-        unsafe { product.multiply(&part, scratch) };
+        for panel in panels.clone() {
+            let first_column = panel * PANEL;
+            let columns = (target.stride() - first_column).min(PANEL);
+            let part = Part {
+                panel,
+                inner: first..(first + product.block()).min(inner),
+                rows: rows.clone(),
+                out: target,
+                store: Store {
+                    first_column,
+                    columns,
+                    scales: epilogue
+                        .scales
+                        .map(|scales| &scales[first_column..][..columns]),
+                    accumulate: epilogue.accumulate || first > 0,
+                },
+            };
+            // SAFETY: these rows and columns are inside the result and belong to this task alone.
+            unsafe { product.multiply(&part, scratch) };
+        }
     }
 }
 

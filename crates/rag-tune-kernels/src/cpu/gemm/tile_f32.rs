@@ -41,7 +41,7 @@ pub(crate) unsafe fn multiply(level: Level, rows: usize, operands: Operands, sum
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => {
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => {
                 super::with_rows!(rows, avx512::<_>(operands, sums))
             }
             #[cfg(target_arch = "x86_64")]
