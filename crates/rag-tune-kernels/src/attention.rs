@@ -59,7 +59,7 @@ pub struct QkvGradient {
     pub v: Tensor,
 }
 
-/// A sequence's keys and values so far.
+/// A sequence's keys and values so far. A clone shares what both have: sequences with the same beginning hold it once.
 #[derive(Debug, Clone)]
 pub struct Cache(CachePages);
 
@@ -241,6 +241,39 @@ pub fn backward(
     ))
 }
 
+/// Attention of the last tokens of each sequence to all positions up to them in its cache: what [`forward`] gives for these
+/// tokens where it has the whole sequences, to the bit.
+///
+/// # Shapes
+/// `q`: `[tokens, query heads * dim]`, packed as `sequences` says; one [`Cache`] a sequence, these tokens' keys and values
+/// included; returns the shape of `q`, stored as `q` is
+///
+/// # Errors
+/// [`KernelError`] if the shapes do not fit, a cache has fewer positions than there are tokens, or they are stored in two
+/// precisions.
+pub fn behind(
+    q: &Stored,
+    sequences: &Sequences,
+    caches: &[&Cache],
+    heads: Heads,
+) -> Result<Stored, KernelError> {
+    let operation = "attention::behind";
+    check_shape(operation, "caches", &[caches.len()], &[sequences.len()])?;
+    let lengths: Vec<usize> = sequences.ranges().map(|range| range.len()).collect();
+    check_caches(operation, q, caches, &lengths, heads)?;
+    let (f32s, bf16s) = by_precision(caches);
+    match q.values() {
+        Values::Bf16(values) if bf16s.len() == caches.len() => {
+            Ok(cpu::attention::behind(values, sequences, &bf16s, heads))
+        }
+        _ if f32s.len() == caches.len() => {
+            let out = cpu::attention::behind(q.widened().data(), sequences, &f32s, heads);
+            Ok(out.alike(q))
+        }
+        _ => Err(two_precisions(operation)),
+    }
+}
+
 /// Attention of one new token a sequence to all positions in its cache.
 ///
 /// # Shapes
@@ -251,28 +284,8 @@ pub fn backward(
 /// [`KernelError`] if the shapes do not fit, a cache is empty, or they are stored in two precisions.
 pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, KernelError> {
     let operation = "attention::decode";
-    check_heads(operation, heads)?;
-    check_shape(
-        operation,
-        "q",
-        &q.shape(),
-        &[caches.len(), heads.query * heads.dim],
-    )?;
-    let problem = |problem| Err(KernelError::Value { operation, problem });
-    for cache in caches {
-        let [key_value, dim] = cache.shape();
-        check_shape(
-            operation,
-            "cache",
-            &[key_value, dim],
-            &[heads.key_value, heads.dim],
-        )?;
-        if cache.positions() == 0 {
-            return problem("an empty cache".to_owned());
-        }
-    }
-    let f32s: Vec<_> = caches.iter().filter_map(|cache| cache.f32s()).collect();
-    let bf16s: Vec<_> = caches.iter().filter_map(|cache| cache.bf16s()).collect();
+    check_caches(operation, q, caches, &vec![1; caches.len()], heads)?;
+    let (f32s, bf16s) = by_precision(caches);
     match q.values() {
         Values::Bf16(values) if bf16s.len() == caches.len() => {
             Ok(cpu::attention::decode(values, &bf16s, heads))
@@ -281,7 +294,43 @@ pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, Ker
             let out = cpu::attention::decode(q.widened().data(), &f32s, heads);
             Ok(out.alike(q))
         }
-        _ => problem("queries and caches of two precisions".to_owned()),
+        _ => Err(two_precisions(operation)),
+    }
+}
+
+/// That `q` has `lengths` queries a cache, and each cache as many positions.
+fn check_caches(
+    operation: &'static str,
+    q: &Stored,
+    caches: &[&Cache],
+    lengths: &[usize],
+    heads: Heads,
+) -> Result<(), KernelError> {
+    check_heads(operation, heads)?;
+    let width = heads.query * heads.dim;
+    check_shape(operation, "q", &q.shape(), &[lengths.iter().sum(), width])?;
+    for (cache, &length) in caches.iter().zip(lengths) {
+        let expected = [heads.key_value, heads.dim];
+        check_shape(operation, "cache", &cache.shape(), &expected)?;
+        let positions = cache.positions();
+        if positions < length {
+            let problem = format!("a cache of {positions} positions for {length} tokens");
+            return Err(KernelError::Value { operation, problem });
+        }
+    }
+    Ok(())
+}
+
+fn by_precision<'a>(caches: &[&'a Cache]) -> (Vec<&'a Pages<f32>>, Vec<&'a Pages<bf16>>) {
+    let f32s = caches.iter().filter_map(|cache| cache.f32s());
+    let bf16s = caches.iter().filter_map(|cache| cache.bf16s());
+    (f32s.collect(), bf16s.collect())
+}
+
+fn two_precisions(operation: &'static str) -> KernelError {
+    KernelError::Value {
+        operation,
+        problem: "queries and caches of two precisions".to_owned(),
     }
 }
 
@@ -418,6 +467,44 @@ mod tests {
         }
     }
 
+    /// However a sequence is cut, and whatever else runs: with the beginning shared by clones of one cache, too.
+    #[test]
+    fn tokens_behind_a_cache_give_the_bits_of_a_full_pass() {
+        for (lengths, heads) in CASES {
+            let sequences = Sequences::from_lengths(lengths).unwrap();
+            let [q, k, v, _] = inputs(sequences.tokens(), heads);
+            for compute in [Compute::F32, Compute::Bf16] {
+                let [q, k, v] = stored([&q, &k, &v], compute);
+                let full = forward(qkv(&[q.clone(), k.clone(), v.clone()]), &sequences, heads);
+                let full = full.unwrap().out.into_tensor();
+                for cached in [0, 1, 3, 63, 64, 69, 128] {
+                    let cached: Vec<usize> =
+                        lengths.iter().map(|len| cached.min(len - 1)).collect();
+                    let (mut rows, mut caches) = (Vec::new(), Vec::new());
+                    for (range, cached) in sequences.ranges().zip(&cached) {
+                        let (start, middle) = (range.start, range.start + cached);
+                        let mut beginning = Cache::new(heads, compute);
+                        beginning.push(&k, &v, start..middle).unwrap();
+                        let mut cache = beginning.clone();
+                        cache.push(&k, &v, middle..range.end).unwrap();
+                        // What another sequence puts behind the same beginning must not be seen.
+                        beginning.push(&v, &k, middle..range.end).unwrap();
+                        rows.extend(middle..range.end);
+                        caches.push(cache);
+                    }
+                    let new: Vec<usize> = lengths.iter().zip(&cached).map(|(l, c)| l - c).collect();
+                    let new = Sequences::from_lengths(&new).unwrap();
+                    let q =
+                        Stored::new(q.clone().into_tensor().gather_rows(&rows).unwrap(), compute);
+                    let caches: Vec<&Cache> = caches.iter().collect();
+                    let got = behind(&q, &new, &caches, heads).unwrap().into_tensor();
+                    let expected = full.gather_rows(&rows).unwrap();
+                    assert!(got == expected, "{compute:?} {lengths:?} behind {cached:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_cache_has_one_precision_and_whole_rows() {
         let [wide, narrow] = [Compute::F32, Compute::Bf16].map(|c| Stored::new(noise(2, 4, 1), c));
@@ -437,6 +524,10 @@ mod tests {
         assert!(decode(&q(3), &[&cache], heads(3)).is_err());
         let mut other = Cache::new(heads(4), Compute::F32);
         assert!(decode(&q(4), &[&other], heads(4)).is_err(), "empty");
+        let one = Sequences::from_lengths(&[1]).unwrap();
+        assert!(behind(&q(4), &one, &[&cache], heads(4)).is_ok());
+        assert!(behind(&q(4), &one, &[&other], heads(4)).is_err(), "empty");
+        assert!(behind(&q(4), &one, &[], heads(4)).is_err(), "no cache");
         other.push(&wide, &wide, 0..2).unwrap();
         let two_rows = Stored::new(noise(2, 4, 1), Compute::Bf16);
         let mixed = decode(&two_rows, &[&cache, &other], heads(4));

@@ -294,9 +294,15 @@ fn score_gradient<E: Element>(
     let (heads, head, dim) = (inputs.heads, task.key_value_head, inputs.heads.dim);
     let own = &scratch.heads[index];
     let k = head_rows(inputs.k, keys.clone(), heads.key_value, head, dim);
-    by_columns(k, &own.q_columns, dim, &mut scratch.scores);
+    by_columns(k.left(), k.count, &own.q_columns, dim, &mut scratch.scores);
     let v = head_rows(inputs.v, keys.clone(), heads.key_value, head, dim);
-    by_columns(v, &own.d_columns, dim, &mut scratch.d_probabilities);
+    by_columns(
+        v.left(),
+        v.count,
+        &own.d_columns,
+        dim,
+        &mut scratch.d_probabilities,
+    );
     E::score_gradient(ScoreGradient {
         scores: &scratch.scores,
         d_probabilities: &scratch.d_probabilities,

@@ -5,6 +5,8 @@
 //! gradient) are packed once for a block, keys once for a tile, for all query heads that share them. Tiles beyond the diagonal
 //! are skipped.
 //!
+//! Queries whose keys and values lie in a cache take the same steps over its pages, so their results are the same bits.
+//!
 //! Forward: one task a (sequence, key/value head, block of queries). Backward: one task a (sequence, key/value head); where
 //! those are too few for the threads, queries' gradients by blocks of queries and keys' by pieces of keys, which
 //! computes the scores twice. Either way every value is summed in the same order.
@@ -14,6 +16,7 @@ mod avx512;
 #[cfg(not(target_arch = "x86_64"))]
 use self::element::avx512;
 mod backward;
+mod behind;
 mod decode;
 mod element;
 mod forward;
@@ -24,6 +27,7 @@ mod softmax;
 use std::ops::Range;
 
 pub(crate) use self::backward::backward;
+pub(crate) use self::behind::behind;
 pub(crate) use self::decode::decode;
 use self::element::{BLOCK, Element, Keep, Left, Product};
 pub(crate) use self::forward::forward;
@@ -140,15 +144,17 @@ macro_rules! with_inputs {
 }
 use with_inputs;
 
-/// `[keys][64]`: products of rows with packed columns over the head's features.
-fn by_columns<E: Element>(rows: Rows<'_, E>, columns: &[E], dim: usize, out: &mut [f32]) {
+/// `[keys][64]`: products of `rows` rows with packed columns over the head's features.
+fn by_columns<E: Element>(
+    left: Left<'_, E>,
+    rows: usize,
+    columns: &[E],
+    dim: usize,
+    out: &mut [f32],
+) {
     let product = Product {
-        left: Left {
-            values: rows.values,
-            row_stride: rows.stride,
-            group_stride: E::GROUP,
-        },
-        rows: rows.count,
+        left,
+        rows,
         panel: columns,
         groups: dim / E::GROUP,
         out_stride: BLOCK,

@@ -1,18 +1,21 @@
 //! A sequence's keys and values in the order in which the products of decoding read them.
 
+use std::sync::Arc;
+
 use super::element::{BLOCK, Element};
 use super::scratch::panels;
 use crate::attention::Heads;
 use crate::buffer::Buffer;
 
 /// Pages of 64 positions. A page has for each key/value head the keys as columns, `[dim / GROUP][64][GROUP]`, and then the
-/// values as rows, `[dim / 64][64 / GROUP][64][GROUP]`; zeros where nothing is yet.
+/// values as rows, `[dim / 64][64 / GROUP][64][GROUP]`; zeros where nothing is yet. A clone shares its pages until one of the two
+/// writes to the last.
 #[derive(Debug, Clone)]
 pub(crate) struct Pages<E: Element> {
     heads: usize,
     dim: usize,
     positions: usize,
-    pages: Vec<Buffer<E>>,
+    pages: Vec<Arc<Buffer<E>>>,
 }
 
 impl<E: Element> Pages<E> {
@@ -55,13 +58,14 @@ impl<E: Element> Pages<E> {
         let (dim, head_len) = (self.dim, self.head_len());
         let at = self.positions % BLOCK;
         if at == 0 {
-            self.pages.push(Buffer::zeros(self.heads * head_len));
+            self.pages
+                .push(Arc::new(Buffer::zeros(self.heads * head_len)));
         }
         self.positions += 1;
         let Some(page) = self.pages.last_mut() else {
             return;
         };
-        let heads = page.chunks_exact_mut(head_len);
+        let heads = Arc::make_mut(page).chunks_exact_mut(head_len);
         let rows = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
         for (to, (key, value)) in heads.zip(rows) {
             let (columns, rows) = to.split_at_mut(BLOCK * dim);

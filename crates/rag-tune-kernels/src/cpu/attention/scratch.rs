@@ -1,6 +1,6 @@
 //! How operands are brought into the order of the products' panels, and what a task works in.
 
-use super::element::{BLOCK, Element};
+use super::element::{BLOCK, Element, Left};
 use super::softmax::SoftmaxState;
 use crate::attention::Heads;
 
@@ -18,6 +18,17 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
+impl<'a, E: Element> Rows<'a, E> {
+    /// As the left side of a product over the features.
+    pub(super) fn left(&self) -> Left<'a, E> {
+        Left {
+            values: self.values,
+            row_stride: self.stride,
+            group_stride: E::GROUP,
+        }
+    }
+}
+
 /// Panels of 64 columns that `dim` values take.
 pub(super) fn panels(dim: usize) -> usize {
     dim.div_ceil(BLOCK)
@@ -25,19 +36,29 @@ pub(super) fn panels(dim: usize) -> usize {
 
 /// Up to 64 rows as columns of a panel, `[dim / GROUP][64][GROUP]`; missing rows are zeros.
 pub(super) fn pack_columns<E: Element>(rows: Rows<'_, E>, dim: usize, to: &mut [E]) {
+    pack_columns_from(0, rows, dim, to);
+}
+
+/// As [`pack_columns`], with the rows in the columns from `first` on.
+pub(super) fn pack_columns_from<E: Element>(
+    first: usize,
+    rows: Rows<'_, E>,
+    dim: usize,
+    to: &mut [E],
+) {
     let to = &mut to[..dim * BLOCK];
     if rows.count < BLOCK {
         to.fill(E::zeroed());
     }
     for row in 0..rows.count {
-        let from = rows.row(row, dim);
+        let (from, column) = (rows.row(row, dim), first + row);
         match E::GROUP {
             1 => {
-                let to = to.iter_mut().skip(row).step_by(BLOCK);
+                let to = to.iter_mut().skip(column).step_by(BLOCK);
                 to.zip(from).for_each(|(to, value)| *to = *value);
             }
             _ => {
-                let to = to.as_chunks_mut::<2>().0.iter_mut().skip(row);
+                let to = to.as_chunks_mut::<2>().0.iter_mut().skip(column);
                 let from = from.as_chunks::<2>().0;
                 to.step_by(BLOCK)
                     .zip(from)
