@@ -8,7 +8,7 @@ use rag_tune_eval::sql::DatabaseSource;
 use rag_tune_eval::{
     Answer, Arm, EvalConfig, RowScore, RunInfo, ScoreReport, Scorer, save_answers,
 };
-use rag_tune_model::generate::{GenerateOptions, generate};
+use rag_tune_model::generate::{Event, GenerateOptions, Sampling, generate};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::tokenizer::Tokenizer;
@@ -224,7 +224,8 @@ impl Questions {
         let options = GenerateOptions {
             max_new_tokens: limits.max_new_tokens,
             batch_size: limits.batch_size,
-            stop_text: self.stop.clone(),
+            stop_texts: self.stop.iter().cloned().collect(),
+            sampling: Sampling::Greedy,
         };
         let progress = out.progress();
         progress.start(label, prompts.len() as u64);
@@ -234,13 +235,16 @@ impl Questions {
             tokenizer,
             &prompts,
             &options,
-            &mut |_, _| {
-                progress.advance(1);
+            &mut |event| {
+                if let Event::Done { .. } = event {
+                    progress.advance(1);
+                }
             },
         );
         progress.finish();
-        let answers = answers.context("cannot generate the answers")?;
-        Ok(answers
+        let generation = answers.context("cannot generate the answers")?;
+        Ok(generation
+            .answers
             .iter()
             .map(|answer| before_stop(answer, self.stop.as_deref()).to_owned())
             .collect())

@@ -18,10 +18,10 @@ pub struct Dropout {
 impl Dropout {
     /// A dropout for one place (`parts`: step, layer, ...) of a run with this seed.
     pub fn keyed(probability: f32, seed: u64, parts: &[u64]) -> Self {
-        let key = parts
-            .iter()
-            .fold(mix(seed), |key, part| mix(key ^ mix(part.wrapping_add(1))));
-        Self { probability, key }
+        Self {
+            probability,
+            key: keyed(seed, parts),
+        }
     }
 
     /// `x` with some values dropped. Applied to a gradient, it is its own backward pass.
@@ -35,6 +35,13 @@ impl Dropout {
     pub fn apply_in_place(&self, x: &mut Tensor) {
         cpu::dropout::apply(self.key, self.probability, x.data_mut());
     }
+}
+
+/// A random number that a seed and a place (`parts`) fix, whatever was drawn before.
+pub fn keyed(seed: u64, parts: &[u64]) -> u64 {
+    parts
+        .iter()
+        .fold(mix(seed), |key, part| mix(key ^ mix(part.wrapping_add(1))))
 }
 
 /// The finaliser of splitmix64 (Steele et al. 2014): a bijection whose bits all depend on all.

@@ -136,6 +136,16 @@ pub enum ModelError {
         /// What it must be, for instance `at most 8192`.
         expected: String,
     },
+    /// An option of generation is out of range.
+    #[error("{what} is {got}, expected {expected}")]
+    Generation {
+        /// The option.
+        what: &'static str,
+        /// Its value.
+        got: String,
+        /// What it must be.
+        expected: &'static str,
+    },
     /// A checkpoint is quantised already, and not as `[model]` asks for.
     #[error(
         "the weights in `{path}` are quantized already: `model.{key}` is {got}, but they are stored as {stored}"
@@ -275,6 +285,7 @@ impl ModelError {
             | Self::Unsupported { .. }
             | Self::Tokenise { .. }
             | Self::Argument { .. }
+            | Self::Generation { .. }
             | Self::NonFinite { .. } => return None,
         };
         Some(hint.to_owned())

@@ -10,9 +10,10 @@ use rag_tune_kernels::Sequences;
 use rag_tune_kernels::nf4::{Nf4, Scales};
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
-use rag_tune_model::generate::{GenerateOptions, generate};
+use rag_tune_model::generate::{Event, GenerateOptions, Generation, Sampling, generate};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Projection;
+use rag_tune_model::tokenizer::Tokenizer;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -192,45 +193,119 @@ fn nf4_logits_equal_those_of_bitsandbytes() {
     }
 }
 
-#[test]
-fn batched_and_single_answers_are_identical() {
-    let Some(checkpoint) = checkpoint() else {
-        return;
-    };
-    let llama = load(&checkpoint, Quantization::Int8, Compute::Auto);
-    let tokenizer = checkpoint.tokenizer().unwrap();
-    let ask = |question: &str| {
-        let text = format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n");
-        tokenizer.encode(&text).unwrap()
-    };
-    let questions = [
-        "What is the capital of France?",
-        "Name three colours.",
-        "Write a sentence about a dog that likes to swim in the river near its house.",
-        "What is 2 + 2?",
-        "Say hello.",
-    ];
-    let prompts: Vec<_> = questions.into_iter().map(ask).collect();
-    let answers = |batch_size| {
+/// Prompts that begin with the same instruction, and how one is answered alone.
+struct Asked {
+    llama: Llama,
+    tokenizer: Tokenizer,
+    prompts: Vec<Vec<u32>>,
+}
+
+impl Asked {
+    fn new(checkpoint: &Checkpoint, compute: Compute) -> Self {
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let questions = [
+            "What is the capital of France?",
+            "Name three colours.",
+            "Write a sentence about a dog that likes to swim in the river near its house.",
+            "What is 2 + 2?",
+            "Say hello.",
+        ];
+        let ask = |question: &str| {
+            let text = format!(
+                "<|im_start|>system\nYou are a helpful assistant who answers in one line and without any further words.\
+                 <|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+            );
+            tokenizer.encode(&text).unwrap()
+        };
+        Self {
+            llama: load(checkpoint, Quantization::Int8, compute),
+            prompts: questions.into_iter().map(ask).collect(),
+            tokenizer,
+        }
+    }
+
+    /// What comes of some prompts, whose texts must come piece by piece.
+    fn generate(&self, prompts: &[Vec<u32>], batch_size: usize, sampling: Sampling) -> Generation {
         let options = GenerateOptions {
             max_new_tokens: 24,
             batch_size,
-            stop_text: Some("\n".to_owned()),
+            stop_texts: vec!["\n".to_owned()],
+            sampling,
         };
-        let mut seen = vec![0; prompts.len()];
-        let mut on_done = |row: usize, _: &str| seen[row] += 1;
-        let answers = generate(&llama, None, &tokenizer, &prompts, &options, &mut on_done).unwrap();
-        assert_eq!(seen, [1; 5], "every row is finished once");
-        answers
-    };
-    let single = answers(1);
-    assert_eq!(single[0], "The capital of France is Paris.");
-    assert!(
-        single
-            .iter()
-            .all(|answer| !answer.is_empty() && !answer.contains('\n'))
-    );
-    for batch_size in [2, 3, 8] {
-        assert_eq!(answers(batch_size), single, "{batch_size} rows at a time");
+        let mut seen = vec![(0, String::new()); prompts.len()];
+        let mut on_event = |event: Event<'_>| match event {
+            Event::Text { row, text } => seen[row].1 += text,
+            Event::Done { row, .. } => seen[row].0 += 1,
+        };
+        let (llama, tokenizer) = (&self.llama, &self.tokenizer);
+        let generated = generate(llama, None, tokenizer, prompts, &options, &mut on_event).unwrap();
+        for ((finished, text), answer) in seen.iter().zip(&generated.answers) {
+            assert_eq!((*finished, text), (1, answer));
+        }
+        generated
     }
+
+    /// Each prompt's answer where no other is asked.
+    fn alone(&self) -> Vec<String> {
+        let prompts = self.prompts.iter().map(std::slice::from_ref);
+        prompts
+            .flat_map(|prompt| {
+                let generated = self.generate(prompt, 1, Sampling::Greedy);
+                assert_eq!(generated.shared_tokens, 0);
+                generated.answers
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn answers_are_those_of_single_rows_without_a_shared_prefix() {
+    let Some(checkpoint) = checkpoint() else {
+        return;
+    };
+    for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+        let asked = Asked::new(&checkpoint, compute);
+        let alone = asked.alone();
+        assert!(alone[0].contains("Paris"), "{}", alone[0]);
+        assert!(
+            alone
+                .iter()
+                .all(|answer| !answer.is_empty() && !answer.contains('\n'))
+        );
+        for batch_size in [1, 2, 3, 8] {
+            let generated = asked.generate(&asked.prompts, batch_size, Sampling::Greedy);
+            assert_eq!(
+                generated.answers, alone,
+                "{compute:?}, {batch_size} rows at a time"
+            );
+            let tokens: usize = asked.prompts.iter().map(Vec::len).sum();
+            let shared = generated.shared_tokens;
+            assert!(shared >= 20, "{shared}");
+            assert_eq!(generated.prefilled_tokens, tokens - 4 * shared);
+        }
+    }
+}
+
+#[test]
+fn sampled_answers_depend_on_the_seed_and_not_on_the_batch() {
+    let Some(checkpoint) = checkpoint() else {
+        return;
+    };
+    let asked = Asked::new(&checkpoint, Compute::Auto);
+    let answers = |batch_size, top_p, seed| {
+        let sampling = Sampling::Nucleus {
+            temperature: 1.0,
+            top_p,
+            seed,
+        };
+        asked.generate(&asked.prompts, batch_size, sampling).answers
+    };
+    let first = answers(1, 0.9, 1);
+    assert_eq!(answers(4, 0.9, 1), first);
+    assert_ne!(answers(4, 0.9, 2), first);
+    assert_eq!(
+        answers(4, 1e-6, 1),
+        asked.alone(),
+        "a nucleus of one token is greedy"
+    );
 }

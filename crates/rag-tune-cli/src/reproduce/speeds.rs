@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rag_tune_augment::embed::{self, Embedder};
 use rag_tune_augment::{AugmentedRow, Hub, RetrievalConfig};
-use rag_tune_model::generate::{GenerateOptions, generate};
+use rag_tune_model::generate::{GenerateOptions, Sampling, generate};
 use rag_tune_model::llama::Llama;
 use rag_tune_model::tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -105,10 +105,11 @@ fn time_answers(
         let options = GenerateOptions {
             max_new_tokens: tokens,
             batch_size,
-            stop_text: None,
+            stop_texts: Vec::new(),
+            sampling: Sampling::Greedy,
         };
         let start = Instant::now();
-        let answers = generate(model, None, tokenizer, prompts, &options, &mut |_, _| {});
+        let answers = generate(model, None, tokenizer, prompts, &options, &mut |_| {});
         answers?;
         Ok(start.elapsed().as_secs_f64())
     };

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rag_tune_kernels::attention;
+use rag_tune_kernels::{Tensor, attention};
 
-use super::{Active, Engine, admit, check_prompts};
+use super::engine::{Engine, Sequence};
+use super::sampling::Sampling;
+use super::{admit, check_prompts};
 use crate::error::ModelError;
 use crate::llama::Llama;
 
@@ -46,17 +48,26 @@ pub fn time_generation(
     };
     let start = Instant::now();
     let mut waiting = (0..prompts.len()).peekable();
-    let mut active: Vec<Active> = Vec::new();
+    let mut sequences = vec![Sequence::default(); prompts.len()];
+    let mut last = Vec::with_capacity(prompts.len());
+    let next = |logits: &Tensor| -> Vec<u32> {
+        let rows = (0..logits.rows()).map(|row| logits.row(row));
+        rows.map(|row| Sampling::Greedy.choose(row, 0, 0)).collect()
+    };
     while waiting.peek().is_some() {
-        let admitted = admit(&mut waiting, prompts, prompts.len());
-        active.extend(engine.prefill(prompts, &admitted)?);
+        let admitted = admit(&mut waiting, |row| prompts[row].len(), prompts.len());
+        let rows = admitted[0]..admitted[0] + admitted.len();
+        let ids: Vec<&[u32]> = prompts[rows.clone()].iter().map(Vec::as_slice).collect();
+        let mut sequences: Vec<_> = sequences[rows].iter_mut().collect();
+        last.extend(next(&engine.prefill(&ids, &mut sequences)?));
     }
     let prefill = start.elapsed();
     let start = Instant::now();
     let mut cache_bytes = 0;
     for _ in 1..new_tokens {
-        engine.decode(&mut active)?;
-        let caches = active.iter().flat_map(|row| &row.caches);
+        let mut rows: Vec<_> = sequences.iter_mut().collect();
+        last = next(&engine.decode(&last, &mut rows)?);
+        let caches = sequences.iter().flat_map(|row| &row.caches);
         cache_bytes += caches.map(attention::Cache::bytes).sum::<usize>();
     }
     Ok(GenerationTimes {
@@ -72,26 +83,13 @@ mod tests {
     use super::*;
     use rag_tune_kernels::Compute;
 
-    use crate::config::{LlamaConfig, ModelConfig, RopeScaling};
+    use crate::config::{LlamaConfig, ModelConfig};
+    use crate::generate::tests::shape;
 
     fn model() -> Llama {
         let shape = LlamaConfig {
-            hidden_size: 16,
-            intermediate_size: 24,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 4,
-            vocab_size: 32,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::None,
             max_position_embeddings: 16,
-            tie_word_embeddings: true,
-            attention_bias: false,
-            mlp_bias: false,
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
+            ..shape()
         };
         Llama::synthetic(&shape, &ModelConfig::default()).unwrap()
     }
@@ -101,13 +99,13 @@ mod tests {
         let prompts = [vec![1, 2, 3], vec![4, 5, 6]];
         let times = time_generation(&model(), &prompts, 4).unwrap();
         assert_eq!(times.decode_passes, 3);
-        // Caches of 4, 5 and 6 tokens; 2 rows, 2 layers, keys and values of 8 numbers each.
+        // Caches of 4, 5 and 6 tokens; 2 rows, 2 layers, keys and values of 32 numbers each.
         let number = if model().compute() == Compute::F32 {
             4
         } else {
             2
         };
-        assert_eq!(times.cache_bytes, (4 + 5 + 6) * 2 * 2 * 2 * 8 * number);
+        assert_eq!(times.cache_bytes, (4 + 5 + 6) * 2 * 2 * 2 * 32 * number);
         assert!(times.prefill > Duration::ZERO && times.decode > Duration::ZERO);
     }
 

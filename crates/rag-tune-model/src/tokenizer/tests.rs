@@ -11,7 +11,7 @@ use super::*;
 
 mod files;
 mod golden;
-mod sentencepiece;
+pub(crate) mod sentencepiece;
 
 /// GGUF metadata of a tokenizer with the 256 byte tokens, three merges and
 /// three control tokens: `<|end|>` 0, `<s>` 1, `<|turn|>` 2.
@@ -38,6 +38,11 @@ fn metadata() -> HashMap<String, Value> {
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
+}
+
+/// One token a byte, but for `ab`, `abc` and two spaces; ids 0 to 261.
+pub(crate) fn byte_level() -> Tokenizer {
+    build(&metadata()).unwrap()
 }
 
 fn build(metadata: &HashMap<String, Value>) -> Result<Tokenizer, ModelError> {

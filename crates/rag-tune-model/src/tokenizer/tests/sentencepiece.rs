@@ -34,7 +34,7 @@ fn golden() -> Golden {
     serde_json::from_str(&fs::read_to_string(fixture("golden.json")).unwrap()).unwrap()
 }
 
-fn tiny() -> Tokenizer {
+pub(crate) fn tiny() -> Tokenizer {
     Tokenizer::from_sentencepiece(&fixture("tokenizer.model")).unwrap()
 }
 

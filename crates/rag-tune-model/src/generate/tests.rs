@@ -1,0 +1,242 @@
+//! What a row answers depends on nothing beside it; on a small model made of noise.
+
+use super::*;
+use crate::config::{Compute, LlamaConfig, ModelConfig, RopeScaling};
+use crate::lora::Projection;
+use crate::lora_settings::LoraSettings;
+use crate::tokenizer::tests::byte_level;
+
+/// With as many tokens as [`byte_level`] has.
+pub(super) fn shape() -> LlamaConfig {
+    LlamaConfig {
+        hidden_size: 64,
+        intermediate_size: 96,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 16,
+        vocab_size: 262,
+        rms_norm_eps: 1e-5,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+        max_position_embeddings: 256,
+        tie_word_embeddings: true,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+    }
+}
+
+fn model(compute: Compute) -> Llama {
+    let config = ModelConfig {
+        compute,
+        ..Default::default()
+    };
+    Llama::synthetic(&shape(), &config).unwrap()
+}
+
+/// One that changes the answers.
+fn adapter(model: &Llama) -> Adapter {
+    let mut adapter = Adapter::new(model.config(), LoraSettings::uniform(4, 8.0, Projection::ALL), 5);
+    for (place, lora) in &mut adapter.layers {
+        for (index, value) in lora.b.data_mut().iter_mut().enumerate() {
+            *value = ((index * 37 + place.0) % 19) as f32 / 90.0 - 0.1;
+        }
+    }
+    adapter
+}
+
+/// `rows` prompts that begin with the same `shared` tokens, each with a length of its own.
+fn prompts(rows: usize, shared: usize) -> Vec<Vec<u32>> {
+    let id = |at: usize| 3 + (at * 29 % 255) as u32;
+    let row = |row: usize| {
+        let own = (0..2 + 9 * row).map(|at| id(at * 3 + row * 11 + 100));
+        (0..shared)
+            .map(id)
+            .chain([3 + row as u32])
+            .chain(own)
+            .collect()
+    };
+    (0..rows).map(row).collect()
+}
+
+fn options(batch_size: usize, sampling: Sampling) -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens: 12,
+        batch_size,
+        stop_texts: Vec::new(),
+        sampling,
+    }
+}
+
+fn nucleus(top_p: f32, seed: u64) -> Sampling {
+    Sampling::Nucleus {
+        temperature: 1.0,
+        top_p,
+        seed,
+    }
+}
+
+/// Logits of the last prompt token and of one token more, row by row.
+fn logits(engine: &Engine<'_>, prompts: &[&[u32]], shared: &Sequence) -> Vec<[Vec<f32>; 2]> {
+    let own: Vec<&[u32]> = prompts
+        .iter()
+        .map(|prompt| &prompt[shared.tokens..])
+        .collect();
+    let mut rows = vec![shared.clone(); prompts.len()];
+    let first = engine.prefill(&own, &mut rows.iter_mut().collect::<Vec<_>>());
+    let ids = vec![77; prompts.len()];
+    let second = engine.decode(&ids, &mut rows.iter_mut().collect::<Vec<_>>());
+    let (first, second) = (first.unwrap(), second.unwrap());
+    (0..prompts.len())
+        .map(|row| [first.row(row).to_vec(), second.row(row).to_vec()])
+        .collect()
+}
+
+#[test]
+fn logits_of_a_row_are_the_same_bits_beside_others_and_behind_a_shared_prefix() {
+    for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
+        let model = model(compute);
+        let adapter = adapter(&model);
+        for adapter in [None, Some(&adapter)] {
+            let applied = adapter.map(|adapter| model.applied(adapter).unwrap());
+            let engine = Engine {
+                model: &model,
+                adapter: applied.as_ref(),
+            };
+            let prompts = prompts(9, 70);
+            let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+            let none = Sequence::default();
+            let alone = prompts
+                .iter()
+                .flat_map(|prompt| logits(&engine, &[prompt], &none));
+            let alone: Vec<_> = alone.collect();
+            let case = format!("{compute:?}, adapter: {}", adapter.is_some());
+            assert!(
+                alone == logits(&engine, &prompts, &none),
+                "together, {case}"
+            );
+            for shared in [16, 64, 70] {
+                let prefix = engine.prefix(&prompts[0][..shared]).unwrap();
+                assert!(
+                    alone == logits(&engine, &prompts, &prefix),
+                    "{shared} shared, {case}"
+                );
+                let behind = prompts
+                    .iter()
+                    .flat_map(|prompt| logits(&engine, &[prompt], &prefix));
+                assert!(
+                    alone == behind.collect::<Vec<_>>(),
+                    "{shared} shared, alone, {case}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_all_prompts_begin_with_runs_once() {
+    let model = model(Compute::F32);
+    let tokenizer = byte_level();
+    let run = |prompts: &[Vec<u32>]| {
+        let options = options(4, Sampling::Greedy);
+        generate(&model, None, &tokenizer, prompts, &options, &mut |_| {}).unwrap()
+    };
+    let prompts = prompts(5, 40);
+    let lengths = |prompts: &[Vec<u32>]| prompts.iter().map(Vec::len).sum::<usize>();
+    let all = run(&prompts);
+    assert_eq!(
+        (all.shared_tokens, all.prefilled_tokens),
+        (40, lengths(&prompts) - 4 * 40)
+    );
+    for (prompt, answer) in prompts.iter().zip(&all.answers) {
+        let alone = run(std::slice::from_ref(prompt));
+        assert_eq!(
+            (alone.shared_tokens, alone.prefilled_tokens),
+            (0, prompt.len())
+        );
+        assert_eq!(&alone.answers[0], answer);
+    }
+    // Equal prompts: the last token is each row's own. A few tokens are not worth it.
+    let equal = vec![prompts[0].clone(); 3];
+    assert_eq!(run(&equal).shared_tokens, prompts[0].len() - 1);
+    let few = self::prompts(3, 15);
+    assert_eq!(run(&few).shared_tokens, 0);
+}
+
+#[test]
+fn sampled_answers_depend_on_the_seed_and_not_on_the_batch() {
+    let model = model(Compute::F32);
+    let (tokenizer, prompts) = (byte_level(), prompts(7, 20));
+    let answers = |batch_size, sampling| {
+        let options = options(batch_size, sampling);
+        let generated = generate(&model, None, &tokenizer, &prompts, &options, &mut |_| {});
+        generated.unwrap().answers
+    };
+    let first = answers(1, nucleus(1.0, 3));
+    for batch_size in [2, 3, 16] {
+        assert_eq!(
+            answers(batch_size, nucleus(1.0, 3)),
+            first,
+            "{batch_size} rows"
+        );
+    }
+    assert_ne!(answers(4, nucleus(1.0, 4)), first, "another seed");
+    let greedy = answers(4, Sampling::Greedy);
+    assert_ne!(greedy, first);
+    assert_eq!(
+        answers(4, nucleus(1e-6, 3)),
+        greedy,
+        "a nucleus of one token"
+    );
+}
+
+#[test]
+fn the_pieces_of_an_answer_are_the_answer() {
+    let model = model(Compute::F32);
+    let (tokenizer, prompts) = (byte_level(), prompts(6, 20));
+    let mut options = options(3, nucleus(1.0, 8));
+    options.max_new_tokens = 40;
+    options.stop_texts = ["e", "yz", "\n"].map(str::to_owned).into();
+    let mut pieces = vec![Vec::new(); prompts.len()];
+    let mut done = vec![None; prompts.len()];
+    let mut on_event = |event: Event<'_>| match event {
+        Event::Text { row, text } => {
+            assert!(done[row].is_none() && !text.is_empty());
+            pieces[row].push(text.to_owned());
+        }
+        Event::Done { row, answer } => {
+            assert_eq!(done[row].replace(answer.to_owned()), None, "finished once");
+        }
+    };
+    let answers = generate(&model, None, &tokenizer, &prompts, &options, &mut on_event);
+    let answers = answers.unwrap().answers;
+    assert!(pieces.iter().any(|pieces| pieces.len() > 5), "{pieces:?}");
+    for (row, answer) in answers.iter().enumerate() {
+        assert_eq!(pieces[row].concat(), *answer);
+        assert_eq!(done[row].as_ref(), Some(answer));
+        assert!(
+            options
+                .stop_texts
+                .iter()
+                .all(|stop| !answer.contains(stop.as_str()))
+        );
+    }
+}
+
+#[test]
+fn options_out_of_range_are_named() {
+    let (model, tokenizer) = (model(Compute::F32), byte_level());
+    let error = |options: GenerateOptions| {
+        let refused = generate(&model, None, &tokenizer, &[vec![3]], &options, &mut |_| {});
+        refused.unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(options(1, nucleus(2.0, 0))),
+        "top_p is 2, expected above 0 and at most 1"
+    );
+    let mut empty = options(1, Sampling::Greedy);
+    empty.stop_texts.push(String::new());
+    assert!(error(empty).starts_with("a text that ends an answer is empty"));
+}
