@@ -38,7 +38,11 @@ fn model(compute: Compute) -> Llama {
 
 /// One that changes the answers.
 fn adapter(model: &Llama) -> Adapter {
-    let mut adapter = Adapter::new(model.config(), LoraSettings::uniform(4, 8.0, Projection::ALL), 5);
+    let mut adapter = Adapter::new(
+        model.config(),
+        LoraSettings::uniform(4, 8.0, Projection::ALL),
+        5,
+    );
     for (place, lora) in &mut adapter.layers {
         for (index, value) in lora.b.data_mut().iter_mut().enumerate() {
             *value = ((index * 37 + place.0) % 19) as f32 / 90.0 - 0.1;
@@ -94,44 +98,62 @@ fn logits(engine: &Engine<'_>, prompts: &[&[u32]], shared: &Sequence) -> Vec<[Ve
         .collect()
 }
 
+/// Whether the logits of some rows, each alone and behind nothing, are `close` to those together and behind shared tokens.
+fn compare_logits(engine: &Engine<'_>, close: impl Fn(f32, f32) -> bool) {
+    let prompts = prompts(9, 70);
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let none = Sequence::default();
+    let one_by_one = |shared: &Sequence| -> Vec<_> {
+        let rows = prompts.iter();
+        rows.flat_map(|prompt| logits(engine, &[prompt], shared))
+            .collect()
+    };
+    let alone = one_by_one(&none);
+    let check = |got: Vec<[Vec<f32>; 2]>, case: &str| {
+        let pairs = alone
+            .iter()
+            .flatten()
+            .flatten()
+            .zip(got.iter().flatten().flatten());
+        assert!(pairs.clone().count() == 9 * 2 * 262);
+        let different = pairs.filter(|(a, b)| !close(**a, **b)).count();
+        assert_eq!(different, 0, "{case}, {:?}", engine.model.compute());
+    };
+    check(logits(engine, &prompts, &none), "together");
+    for shared in [16, 64, 70] {
+        let prefix = engine.prefix(&prompts[0][..shared]).unwrap();
+        check(
+            logits(engine, &prompts, &prefix),
+            "together behind shared tokens",
+        );
+        check(one_by_one(&prefix), "alone behind shared tokens");
+    }
+}
+
 #[test]
-fn logits_of_a_row_are_the_same_bits_beside_others_and_behind_a_shared_prefix() {
-    for compute in [Compute::F32, Compute::Bf16, Compute::Int8] {
-        let model = model(compute);
-        let adapter = adapter(&model);
-        for adapter in [None, Some(&adapter)] {
-            let applied = adapter.map(|adapter| model.applied(adapter).unwrap());
-            let engine = Engine {
-                model: &model,
-                adapter: applied.as_ref(),
-            };
-            let prompts = prompts(9, 70);
-            let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-            let none = Sequence::default();
-            let alone = prompts
-                .iter()
-                .flat_map(|prompt| logits(&engine, &[prompt], &none));
-            let alone: Vec<_> = alone.collect();
-            let case = format!("{compute:?}, adapter: {}", adapter.is_some());
-            assert!(
-                alone == logits(&engine, &prompts, &none),
-                "together, {case}"
-            );
-            for shared in [16, 64, 70] {
-                let prefix = engine.prefix(&prompts[0][..shared]).unwrap();
-                assert!(
-                    alone == logits(&engine, &prompts, &prefix),
-                    "{shared} shared, {case}"
-                );
-                let behind = prompts
-                    .iter()
-                    .flat_map(|prompt| logits(&engine, &[prompt], &prefix));
-                assert!(
-                    alone == behind.collect::<Vec<_>>(),
-                    "{shared} shared, alone, {case}"
-                );
-            }
-        }
+fn logits_of_a_row_are_the_same_bits_beside_others_and_behind_shared_tokens() {
+    for compute in [Compute::Bf16, Compute::Int8] {
+        let engine = Engine {
+            model: &model(compute),
+            adapter: None,
+        };
+        compare_logits(&engine, |a, b| a.to_bits() == b.to_bits());
+    }
+}
+
+/// f32 matrices, as the head in f32 compute and an adapter's are, go through `gemm`, whose sums are in an order of its own for a
+/// single row. Logits reach 2.
+#[test]
+fn logits_with_f32_matrices_differ_by_the_rounding_of_sums() {
+    let model = model(Compute::F32);
+    let adapter = adapter(&model);
+    for adapter in [None, Some(&adapter)] {
+        let applied = adapter.map(|adapter| model.applied(adapter).unwrap());
+        let engine = Engine {
+            model: &model,
+            adapter: applied.as_ref(),
+        };
+        compare_logits(&engine, |a, b| (a - b).abs() < 2e-5);
     }
 }
 
@@ -139,9 +161,18 @@ fn logits_of_a_row_are_the_same_bits_beside_others_and_behind_a_shared_prefix() 
 fn what_all_prompts_begin_with_runs_once() {
     let model = model(Compute::F32);
     let tokenizer = byte_level();
+    let adapter = adapter(&model);
     let run = |prompts: &[Vec<u32>]| {
         let options = options(4, Sampling::Greedy);
-        generate(&model, None, &tokenizer, prompts, &options, &mut |_| {}).unwrap()
+        generate(
+            &model,
+            Some(&adapter),
+            &tokenizer,
+            prompts,
+            &options,
+            &mut |_| {},
+        )
+        .unwrap()
     };
     let prompts = prompts(5, 40);
     let lengths = |prompts: &[Vec<u32>]| prompts.iter().map(Vec::len).sum::<usize>();
