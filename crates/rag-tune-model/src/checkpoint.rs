@@ -13,11 +13,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::gguf_file::Value;
 use rag_tune_kernels::Floats;
 
 use crate::config::{self, LlamaConfig, StoredQuantization};
 use crate::error::ModelError;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TOKENIZER_JSON, TOKENIZER_MODEL, Tokenizer};
 
 mod bitsandbytes;
 mod fingerprint;
@@ -31,11 +32,15 @@ mod write;
 
 pub(crate) use self::bitsandbytes::StoredWeight;
 use self::gguf::GgufFile;
+pub(crate) use self::gguf::ROPE_DIVISORS;
 pub(crate) use self::gguf_names::{gguf_name, rows_to_interleaved};
 use self::names::Naming;
+pub(crate) use self::names::tensor_names;
 pub(crate) use self::read_ahead::ReadAhead;
 use self::safetensors::SafetensorsFiles;
-pub(crate) use self::safetensors::{HEADER_LENGTH_BYTES, INDEX_FILE, Shard, ShardTensor};
+pub(crate) use self::safetensors::{
+    HEADER_LENGTH_BYTES, INDEX_FILE, SINGLE_FILE, Shard, ShardTensor,
+};
 pub(crate) use self::write::{PlannedTensor, header};
 
 /// Smaller models lie in the page cache, or will from now on.
@@ -237,39 +242,33 @@ impl Checkpoint {
         }
     }
 
-    /// As [`Self::shards`], of weights that nobody has quantised.
-    ///
-    /// # Errors
-    /// [`ModelError::AlreadyQuantized`].
-    pub(crate) fn unquantized_shards(&self) -> Result<Vec<Shard<'_>>, ModelError> {
+    /// The safetensors files as they lie on disk, by name; `None` where there are none, or their weights are quantised.
+    pub(crate) fn plain_shards(&self) -> Option<Vec<Shard<'_>>> {
         match &self.weights {
             Weights::Safetensors {
                 files,
                 quantization: None,
                 ..
-            } => Ok(files.shards()),
-            Weights::Safetensors { .. } | Weights::Gguf(_) => Err(ModelError::AlreadyQuantized {
-                path: self.path().to_owned(),
-            }),
+            } => Some(files.shards()),
+            Weights::Safetensors { .. } | Weights::Gguf(_) => None,
         }
     }
 
-    /// The safetensors files as they lie on disk, by name.
+    /// The `tokenizer.*` metadata of a GGUF of this model.
     ///
     /// # Errors
-    /// [`ModelError::MergeIntoGguf`] for a GGUF, [`ModelError::Unsupported`] for weights that bitsandbytes has quantised.
-    pub(crate) fn shards(&self) -> Result<Vec<Shard<'_>>, ModelError> {
-        if self.stored_quantization().is_some() {
-            return Err(ModelError::Unsupported {
-                path: self.path().to_owned(),
-                feature: "merging an adapter into weights that are quantized already".to_owned(),
-            });
-        }
+    /// [`ModelError::NoGgufVocabulary`] if llama.cpp would tokenise otherwise.
+    pub(crate) fn gguf_vocabulary(&self) -> Result<Vec<(String, Value)>, ModelError> {
+        let (tokenizer, rows) = (self.tokenizer()?, self.config.vocab_size);
         match &self.weights {
-            Weights::Safetensors { files, .. } => Ok(files.shards()),
-            Weights::Gguf(file) => Err(ModelError::MergeIntoGguf {
-                path: file.path().to_owned(),
-            }),
+            Weights::Safetensors { folder, .. } => tokenizer.to_gguf(folder, rows),
+            Weights::Gguf(file) => {
+                let own = file.metadata().iter();
+                let own = own.filter(|(key, _)| key.starts_with("tokenizer."));
+                let mut own: Vec<_> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
+                own.sort_by(|a, b| a.0.cmp(&b.0));
+                Ok(own)
+            }
         }
     }
 
@@ -310,9 +309,9 @@ impl Checkpoint {
             let file = folder.map(|folder| folder.join(name));
             file.filter(|file| file.exists())
         };
-        let tokenizer = if let Some(file) = beside("tokenizer.json") {
+        let tokenizer = if let Some(file) = beside(TOKENIZER_JSON) {
             Tokenizer::from_file(&file)?
-        } else if let Some(file) = beside("tokenizer.model") {
+        } else if let Some(file) = beside(TOKENIZER_MODEL) {
             Tokenizer::from_sentencepiece(&file)?
         } else if let Some(gguf) = gguf {
             Tokenizer::from_gguf_metadata(gguf.path(), gguf.metadata())?

@@ -12,6 +12,8 @@ mod gguf;
 mod hugging_face;
 mod known;
 mod rope_scaling;
+mod to_gguf;
+mod to_hugging_face;
 
 pub use bitsandbytes::StoredQuantization;
 pub(crate) use gguf::{GgufTensors, from_gguf_metadata};

@@ -176,11 +176,13 @@ pub enum ModelError {
         /// `lm_head` or `model.embed_tokens`.
         module: &'static str,
     },
-    /// A model is to be merged into a file that holds no plain floats.
-    #[error("`{path}` is a GGUF file; an adapter is merged into safetensors")]
-    MergeIntoGguf {
-        /// The base model's file.
+    /// A GGUF cannot say how a tokenizer works.
+    #[error("the tokenizer of `{path}` cannot be written into a GGUF: {detail}")]
+    NoGgufVocabulary {
+        /// The file that it comes from.
         path: PathBuf,
+        /// What has no name there.
+        detail: String,
     },
     /// Weights that are to be quantised are no plain floats.
     #[error("the weights in `{path}` are quantized already")]
@@ -273,9 +275,9 @@ impl ModelError {
                 "hold it otherwise: `model.quantization = \"none\"` or `\"nf4\"`"
             }
             Self::AdapterOutsideBlocks { .. } => crate::lora::BLOCKS_ONLY,
-            Self::MergeIntoGguf { .. } => {
-                "--base names the same model as a folder with safetensors; llama.cpp applies an adapter unmerged \
-                 (`rag-tune export --format gguf`)"
+            Self::NoGgufVocabulary { .. } => {
+                "write safetensors (without --gguf) and convert them with llama.cpp's convert_hf_to_gguf.py, or let llama.cpp \
+                 apply the adapter unmerged (`rag-tune export --format gguf`)"
             }
             Self::Io { .. }
             | Self::Write { .. }

@@ -37,7 +37,10 @@ pub fn write_int8(
     checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<u64, ModelError> {
-    let shards = checkpoint.unquantized_shards()?;
+    let shards = checkpoint.plain_shards();
+    let shards = shards.ok_or_else(|| ModelError::AlreadyQuantized {
+        path: checkpoint.path().to_owned(),
+    })?;
     let writing = Writing::new(checkpoint);
     writing.find_all(&shards)?;
     let total = shards.iter().map(|shard| shard.tensors.len()).sum();

@@ -18,6 +18,12 @@ mod from_files;
 mod from_gguf;
 mod from_sentencepiece;
 mod sentencepiece;
+mod to_gguf;
+
+/// The file of a Hugging Face tokenizer.
+pub(crate) const TOKENIZER_JSON: &str = "tokenizer.json";
+/// SentencePiece's.
+pub(crate) const TOKENIZER_MODEL: &str = "tokenizer.model";
 
 /// A model's tokenizer with its special tokens.
 #[derive(Debug, Clone)]

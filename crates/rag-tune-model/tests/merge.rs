@@ -10,10 +10,11 @@ use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::drift::{Outcome, Row};
 use rag_tune_model::error::ModelError;
+use rag_tune_model::interchange::ExportDtype;
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::{Adapter, Projection};
 use rag_tune_model::lora_settings::LoraSettings;
-use rag_tune_model::merge::write_merged;
+use rag_tune_model::merge::{Merge, write_gguf, write_merged};
 use rag_tune_model::peft;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -74,7 +75,12 @@ fn merged(
     let folder = tempfile::tempdir().unwrap();
     let config = base.path().join("config.json");
     fs::copy(config, folder.path().join("config.json")).unwrap();
-    write_merged(folder.path(), base, adapter, held, &mut |_, _| ()).unwrap();
+    let merge = Merge {
+        base,
+        adapter,
+        held,
+    };
+    write_merged(folder.path(), merge, None, &mut |_, _| ()).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     (folder, checkpoint)
 }
@@ -272,8 +278,12 @@ fn what_cannot_be_merged_is_refused_by_name() {
     let base = tiny("tiny_untied");
     let folder = tempfile::tempdir().unwrap();
     let merge = |base: &Checkpoint, adapter: &Adapter| {
-        let held = held(Quantization::None);
-        write_merged(folder.path(), base, adapter, &held, &mut |_, _| ()).unwrap_err()
+        let merge = Merge {
+            base,
+            adapter,
+            held: &held(Quantization::None),
+        };
+        write_merged(folder.path(), merge, None, &mut |_, _| ()).unwrap_err()
     };
     let mut adapter = variant("plain", &base);
     let lora = adapter.layers.get_mut(&(1, Projection::Up)).unwrap();
@@ -359,4 +369,249 @@ fn drift_is_measured_on_the_models_own_logits() {
         &mut |_, _| (),
     );
     assert!(error.is_err());
+}
+
+fn write_q8_0(base: &Checkpoint, adapter: &Adapter, folder: &Path) -> PathBuf {
+    let path = folder.join("merged.gguf");
+    let merge = Merge {
+        base,
+        adapter,
+        held: &held(Quantization::None),
+    };
+    let mut seen = 0;
+    let bytes = write_gguf(&path, merge, "tiny", &mut |done, total| {
+        assert!(done <= total);
+        seen = done;
+    });
+    assert_eq!(bytes.unwrap(), fs::metadata(&path).unwrap().len());
+    assert!(seen > 2 * Projection::ALL.len());
+    path
+}
+
+/// A vocabulary for the tiny models, which have none.
+fn with_tokenizer(base: &Checkpoint) -> (tempfile::TempDir, Checkpoint) {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(base.path().join(file), folder.path().join(file)).unwrap();
+    }
+    let vocab: BTreeMap<String, u32> = ('!'..='~')
+        .zip(0..)
+        .map(|(symbol, id)| (symbol.to_string(), id))
+        .collect();
+    let tokenizer = serde_json::json!({
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    let names = serde_json::json!({"eos_token": "!"});
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(
+        folder.path().join("tokenizer_config.json"),
+        names.to_string(),
+    )
+    .unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    (folder, checkpoint)
+}
+
+/// Every weight of the GGUF is the merged one, rounded once to Q8_0 (f16 where a row is no whole number of blocks): biases,
+/// grouped heads, both kinds of RoPE scaling, tied and untied.
+#[test]
+fn a_gguf_holds_the_merged_weights_in_q8_0() {
+    for name in ["tiny_tied", "tiny_untied", "tiny_biases", "tiny_llama3"] {
+        let (_base_folder, base) = with_tokenizer(&tiny(name));
+        let adapter = peft::load(&golden().join(name).join("adapter"), base.config()).unwrap();
+        let (_folder, merged) = merged(&base, &adapter, &held(Quantization::None));
+        let folder = tempfile::tempdir().unwrap();
+        let gguf = Checkpoint::open(&write_q8_0(&base, &adapter, folder.path())).unwrap();
+        let config = base.config();
+        assert!(gguf.config().has_shapes_of(config), "{name}");
+        let tied = [gguf.config(), config].map(|config| config.tie_word_embeddings);
+        assert_eq!(tied[0], tied[1], "{name}");
+        assert_eq!(gguf.config().eos_token_ids[0], 0);
+        for (read, own) in gguf
+            .config()
+            .rope_frequencies()
+            .iter()
+            .zip(config.rope_frequencies())
+        {
+            assert!((read / own - 1.0).abs() < 1e-6, "{name}: {read} {own}");
+        }
+
+        let vocab = [config.vocab_size, config.hidden_size];
+        let hidden = vec![config.hidden_size];
+        let mut tensors = vec![
+            ("model.embed_tokens.weight".to_owned(), vocab.to_vec()),
+            ("model.norm.weight".to_owned(), hidden.clone()),
+            ("model.layers.1.input_layernorm.weight".to_owned(), hidden),
+        ];
+        for projection in Projection::ALL {
+            let module = format!("model.layers.1.{}", projection.path());
+            let shape = projection.shape(config).to_vec();
+            if config.has_bias(projection) {
+                tensors.push((format!("{module}.bias"), shape[..1].to_vec()));
+            }
+            tensors.push((format!("{module}.weight"), shape));
+        }
+        for (tensor, shape) in tensors {
+            let exact = merged.tensor(&tensor, &shape).unwrap();
+            let read = gguf.tensor(&tensor, &shape).unwrap();
+            let error = max_error(&read, &exact);
+            if shape.len() == 1 {
+                assert_eq!(error, 0.0, "{name}, {tensor}");
+                continue;
+            }
+            let largest = exact
+                .iter()
+                .fold(0.0, |max: f32, value| max.max(value.abs()));
+            assert!(error <= 0.57 * largest / 127.0, "{name}, {tensor}: {error}");
+            let is_f16 = shape[1] % 32 != 0;
+            assert!(error > 0.0 || is_f16, "{name}, {tensor} is not rounded");
+        }
+    }
+}
+
+/// What rounding to 8 bits does to the logits, and no more: a wrong order of rows or a wrong scaling would be of the logits' own size.
+#[test]
+fn a_gguf_answers_as_the_merged_model() {
+    for name in ["tiny_untied", "tiny_biases", "tiny_llama3"] {
+        let (_base_folder, base) = with_tokenizer(&tiny(name));
+        let adapter = peft::load(&golden().join(name).join("adapter"), base.config()).unwrap();
+        let (_folder, merged) = merged(&base, &adapter, &held(Quantization::None));
+        let folder = tempfile::tempdir().unwrap();
+        let gguf = Checkpoint::open(&write_q8_0(&base, &adapter, folder.path())).unwrap();
+        let plain = held(Quantization::None);
+        let exact = logits(&merged, &plain, None);
+        let rounded = logits(&gguf, &plain, None);
+        let without = logits(&base, &plain, None);
+        let error = max_error(rounded.data(), exact.data());
+        let effect = max_error(without.data(), exact.data());
+        assert!(error < 0.03 * effect, "{name}: {error} of {effect}");
+    }
+}
+
+/// A base in another type, or one that somebody has quantised, is written in the type that is asked for.
+#[test]
+fn a_merged_model_is_written_in_the_type_that_is_asked_for() {
+    let tiny = tiny("tiny_untied");
+    let adapter = variant("dora_rslora_patterns", &tiny);
+    let (_exact_folder, exact) = merged(&tiny, &adapter, &held(Quantization::None));
+    let sharded = tempfile::tempdir().unwrap();
+    write_shards(&tiny, sharded.path(), Dtype::F16);
+    let sharded = Checkpoint::open(sharded.path()).unwrap();
+    let (_base_folder, with_words) = with_tokenizer(&tiny);
+    let gguf_folder = tempfile::tempdir().unwrap();
+    let nothing = Adapter::new(
+        tiny.config(),
+        LoraSettings::uniform(1, 1.0, [Projection::V]),
+        1,
+    );
+    let gguf = Checkpoint::open(&write_q8_0(&with_words, &nothing, gguf_folder.path())).unwrap();
+    for (base, wanted, expected) in [
+        (&tiny, Some(ExportDtype::Bf16), "bfloat16"),
+        (&tiny, Some(ExportDtype::F16), "float16"),
+        (&sharded, Some(ExportDtype::F32), "float32"),
+        (&sharded, Some(ExportDtype::Bf16), "bfloat16"),
+        (&gguf, None, "bfloat16"),
+        (&gguf, Some(ExportDtype::F32), "float32"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let merge = Merge {
+            base,
+            adapter: &adapter,
+            held: &held(Quantization::None),
+        };
+        write_merged(folder.path(), merge, wanted, &mut |_, _| ()).unwrap();
+        let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let stated = config.get("dtype").unwrap_or(&config["torch_dtype"]);
+        assert_eq!(stated, expected);
+        let merged = Checkpoint::open(folder.path()).unwrap();
+        assert!(merged.config().has_shapes_of(tiny.config()));
+        // 2^-9 of the largest, or half a step of Q8_0 before that.
+        let step = match base.path() == gguf.path() {
+            true => 1.0 / 127.0,
+            false => 1.0 / 256.0,
+        };
+        for projection in Projection::ALL {
+            let name = format!("model.layers.1.{}.weight", projection.path());
+            let shape = projection.shape(tiny.config());
+            let (read, exact) = (merged.tensor(&name, &shape), exact.tensor(&name, &shape));
+            let (read, exact) = (read.unwrap(), exact.unwrap());
+            let largest = exact
+                .iter()
+                .fold(0.0, |max: f32, value| max.max(value.abs()));
+            let error = max_error(&read, &exact);
+            // DoRA divides by the length of a rounded row: twice the step is room enough.
+            assert!(error <= 2.0 * step * largest, "{expected}, {name}: {error}");
+        }
+    }
+}
+
+/// Weights that bitsandbytes has quantised are dequantised, and the update is added to that.
+#[test]
+fn a_base_of_bitsandbytes_is_merged_dequantised() {
+    for (name, quantization) in [
+        ("int8", Quantization::Int8),
+        ("nf4_double", Quantization::Nf4),
+    ] {
+        let base = Checkpoint::open(&golden().join("bitsandbytes").join(name)).unwrap();
+        let settings = LoraSettings::uniform(2, 4.0, Projection::ALL);
+        let mut adapter = Adapter::new(base.config(), settings, 1);
+        for lora in adapter.layers.values_mut() {
+            lora.b.data_mut().fill(0.05);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let held = held(quantization);
+        let merge = Merge {
+            base: &base,
+            adapter: &adapter,
+            held: &held,
+        };
+        write_merged(folder.path(), merge, Some(ExportDtype::F32), &mut |_, _| ()).unwrap();
+        let merged = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(merged.stored_quantization(), None);
+        let ours = logits(&merged, &self::held(Quantization::None), None);
+        let applied = logits(&base, &held, Some(&adapter));
+        let without = logits(&base, &held, None);
+        let effect = max_error(without.data(), applied.data());
+        let error = max_error(ours.data(), applied.data());
+        assert!(error < 1e-2 * effect, "{name}: {error} of {effect}");
+    }
+}
+
+/// One base in memory, several adapters: each answers as on a base of its own, and as merged into the weights it was
+/// put over.
+#[test]
+fn adapters_share_a_base_without_reloading_it() {
+    let base = tiny("tiny_untied");
+    for quantization in QUANTIZATIONS {
+        let held = held(quantization);
+        let shared = Llama::load(&base, &held, &mut |_, _| ()).unwrap();
+        let sequences = Sequences::from_lengths(&[IDS.len()]).unwrap();
+        let positions: Vec<usize> = (0..IDS.len()).collect();
+        let on_shared = |adapter: Option<&Adapter>| {
+            shared
+                .logits_at(adapter, &IDS, &sequences, &positions)
+                .unwrap()
+        };
+        let without = on_shared(None);
+        let mut outputs: Vec<Tensor> = Vec::new();
+        for name in VARIANTS {
+            let adapter = variant(name, &base);
+            let ours = on_shared(Some(&adapter));
+            let alone = logits(&base, &held, Some(&adapter));
+            assert!(ours.data() == alone.data(), "{name}: not as alone");
+            let (_folder, merged) = merged(&base, &adapter, &held);
+            let of_merged = logits(&merged, &self::held(Quantization::None), None);
+            assert!(max_error(ours.data(), of_merged.data()) < 2e-5, "{name}");
+            assert!(
+                outputs.iter().all(|other| other.data() != ours.data()),
+                "{name}: another's answer"
+            );
+            outputs.push(ours);
+        }
+        assert!(on_shared(None).data() == without.data(), "the base changed");
+    }
 }

@@ -1,6 +1,5 @@
 //! `rag-tune merge`: base model and adapter as one model, and how far it is from the two.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,34 +10,18 @@ use rag_tune_model::lora::Adapter;
 use rag_tune_model::merge::write_merged;
 use rag_tune_model::peft;
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::HubArgs;
-use super::export::{is_same_place, require_adapter};
+use super::export::require_adapter;
 use crate::base_model::{BaseRecord, load_adapter};
 use crate::config::{Environment, ResolvedConfig, RunConfig};
 use crate::error::InputError;
 use crate::files::write_atomically;
 use crate::merge_drift::{DriftReport, Reference, Texts};
+use crate::model_folder::{ModelFolder, copy_companions};
 use crate::output::Output;
 use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
-
-/// What of a base model's folder belongs to the merged model too, besides the weights.
-const COMPANIONS: [&str; 12] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE",
-    "NOTICE",
-];
 
 /// Says how a merged model was made; without it a folder is not replaced.
 const RECORD: &str = "rag_tune_merge.json";
@@ -150,15 +133,17 @@ struct NamedWeights<'a> {
 pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
     let run = RunFolder::new(&args.adapter);
     require_adapter(&run)?;
-    args.require_free()?;
+    let folder = args.folder();
+    folder.require_free(&[("the adapter's", &args.adapter)])?;
     let merging = args.prepare(&run, out)?;
-    let folder = args.temporary_folder()?;
-    args.write(&merging, folder.path(), out)?;
-    let report = merging.drift(folder.path(), out)?;
+    folder.require_free(&[("the base model's", merging.base.checkpoint.path())])?;
+    let temporary = folder.temporary()?;
+    args.write(&merging, temporary.path(), out)?;
+    let report = merging.drift(temporary.path(), out)?;
     let record = merging.record(&run, args.base_weights, report.as_ref());
     let text = serde_json::to_string_pretty(&record).context("cannot write the record")?;
-    write_atomically(&folder.path().join(RECORD), &(text + "\n"))?;
-    args.publish(folder)?;
+    write_atomically(&temporary.path().join(RECORD), &(text + "\n"))?;
+    folder.publish(temporary)?;
     if let Some(report) = &report {
         out.data(&format!("{}\n", report.as_table()))?;
     }
@@ -167,6 +152,15 @@ pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
 }
 
 impl MergeArgs {
+    fn folder(&self) -> ModelFolder<'_> {
+        ModelFolder {
+            out: &self.out,
+            record: RECORD,
+            kind: "merged model",
+            force: self.force,
+        }
+    }
+
     fn prepare(&self, run: &RunFolder, out: &Output) -> anyhow::Result<Merging> {
         let config = self.run_config(run)?;
         let (base, trained_on, adapter) = match (&self.base, run.base_record().is_file()) {
@@ -213,13 +207,6 @@ impl MergeArgs {
             let hint =
                 "leave out --base-weights, or say how it was held: --quantization int8 or nf4";
             return Err(InputError::new(message, hint).into());
-        }
-        if is_same_place(&self.out, base.checkpoint.path()) {
-            let message = format!(
-                "--out is the base model's own folder, `{}`",
-                self.out.display()
-            );
-            return Err(InputError::new(message, "name another folder").into());
         }
         let texts = self.texts(run, config.as_ref(), &base)?;
         Ok(Merging {
@@ -339,74 +326,7 @@ impl MergeArgs {
         );
         progress.finish();
         written.with_context(|| format!("cannot merge into `{}`", merging.base.name))?;
-        for name in COMPANIONS {
-            let (from, to) = (checkpoint.path().join(name), folder.join(name));
-            if from.is_file() {
-                fs::copy(&from, &to).with_context(|| {
-                    format!("cannot copy `{}` to `{}`", from.display(), to.display())
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A folder beside --out, removed again if merging fails.
-    fn temporary_folder(&self) -> anyhow::Result<TempDir> {
-        let parent = self.out.parent().filter(|parent| *parent != Path::new(""));
-        let parent = parent.unwrap_or(Path::new("."));
-        let make = || {
-            fs::create_dir_all(parent)?;
-            let mut builder = tempfile::Builder::new();
-            #[cfg(unix)]
-            {
-                use std::os::unix::fs::PermissionsExt;
-                builder.permissions(fs::Permissions::from_mode(0o777)); // less the umask
-            }
-            builder.prefix(".rag-tune-merge-").tempdir_in(parent)
-        };
-        make().with_context(|| format!("cannot write in `{}`", parent.display()))
-    }
-
-    /// Gives the finished folder its name; an earlier model goes last.
-    fn publish(&self, folder: TempDir) -> anyhow::Result<()> {
-        let earlier = folder.path().with_extension("earlier");
-        let rename = || {
-            let replaces = self.out.exists();
-            if replaces {
-                fs::rename(&self.out, &earlier)?;
-            }
-            fs::rename(folder.path(), &self.out)?;
-            match replaces {
-                true => fs::remove_dir_all(&earlier),
-                false => Ok(()),
-            }
-        };
-        rename().with_context(|| format!("cannot write `{}`", self.out.display()))?;
-        // It has another name now: there is nothing left to remove.
-        let _renamed = folder.keep();
-        Ok(())
-    }
-
-    /// Neither a model nor anything else is replaced by a slip.
-    fn require_free(&self) -> anyhow::Result<()> {
-        let refuse = |message: String, hint: &str| Err(InputError::new(message, hint).into());
-        let path = self.out.display();
-        if is_same_place(&self.out, &self.adapter) {
-            let message = format!("--out is the adapter's own folder, `{path}`");
-            return refuse(message, "name another folder");
-        }
-        let is_empty_folder = fs::read_dir(&self.out).is_ok_and(|mut all| all.next().is_none());
-        if !self.out.exists() || is_empty_folder {
-            return Ok(());
-        }
-        if !self.out.join(RECORD).is_file() {
-            let message = format!("`{path}` is there already, and is no merged model");
-            return refuse(message, "name another folder");
-        }
-        if !self.force {
-            return refuse(format!("`{path}` is there already"), "--force replaces it");
-        }
-        Ok(())
+        copy_companions(checkpoint.path(), folder)
     }
 }
 

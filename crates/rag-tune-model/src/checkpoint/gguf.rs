@@ -16,7 +16,7 @@ use crate::gguf_metadata::GgufMetadata;
 use crate::lora::Projection;
 
 /// What the frequencies of RoPE are divided by, `[head_dim / 2]`.
-pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
+pub(crate) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file. Every tensor lies inside the file: `open` checks it.
 #[derive(Debug)]

@@ -75,7 +75,7 @@ pub(super) fn check<'a>(
 }
 
 /// Every tensor of a Llama, by Hugging Face's name. One after the other: a configuration may lie about its layers.
-fn tensor_names(config: &LlamaConfig) -> impl Iterator<Item = String> {
+pub(crate) fn tensor_names(config: &LlamaConfig) -> impl Iterator<Item = String> {
     let head = (!config.tie_word_embeddings).then_some(HEAD);
     let around = [EMBEDDING, "model.norm.weight"].into_iter().chain(head);
     let blocks = (0..config.num_hidden_layers).flat_map(|layer| {

@@ -15,7 +15,8 @@ use super::read_ahead::StoredFloats;
 use super::{StoredTensor, check_shape};
 use crate::error::ModelError;
 
-const SINGLE_FILE: &str = "model.safetensors";
+/// The name of the weights of a checkpoint that is not sharded.
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// Says which file each tensor of a sharded checkpoint is in.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
@@ -212,7 +213,7 @@ impl SafetensorsFiles {
         self.files.iter().for_each(MappedFile::release);
     }
 
-    /// See [`super::Checkpoint::shards`].
+    /// See [`super::Checkpoint::plain_shards`].
     pub fn shards(&self) -> Vec<Shard<'_>> {
         let files = self.files.iter().enumerate();
         files

@@ -16,26 +16,6 @@ use tiny::{TINY_CONFIG, TinyLlama};
 const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
 const K_PROJ: &str = "model.layers.0.self_attn.k_proj.weight";
 
-/// Its values are rounded in blocks, and there is no header to keep.
-#[test]
-fn nothing_is_merged_into_a_gguf() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tiny.gguf");
-    TinyLlama::new().write_gguf(&path, "Q8_0");
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    let error = checkpoint.shards().err().expect("a GGUF has no shards");
-    assert!(
-        error.to_string().contains("tiny.gguf` is a GGUF file"),
-        "{error}"
-    );
-    assert!(
-        error
-            .hint()
-            .unwrap()
-            .contains("--base names the same model")
-    );
-}
-
 #[test]
 fn every_format_gives_the_same_values() {
     let model = TinyLlama::new();

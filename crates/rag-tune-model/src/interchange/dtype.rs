@@ -1,6 +1,7 @@
 //! The precision that an adapter is written in.
 
 use half::{bf16, f16};
+use safetensors::Dtype;
 
 use crate::error::ModelError;
 
@@ -52,6 +53,30 @@ impl ExportDtype {
                 what: format!("`{name}` as {}", self.name()),
                 count,
             }),
+        }
+    }
+
+    /// In the header of a safetensors file.
+    pub(crate) fn in_safetensors(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
+
+    /// The inverse of [`Self::in_safetensors`]; `None` for what is no floating point number of 16 or 32 bits.
+    pub(crate) fn of_safetensors(dtype: Dtype) -> Option<Self> {
+        let all = [Self::F32, Self::F16, Self::Bf16].into_iter();
+        all.into_iter().find(|of| of.in_safetensors() == dtype)
+    }
+
+    /// In config.json.
+    pub(crate) fn name_in_torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
         }
     }
 

@@ -38,7 +38,7 @@ struct SpecialTokensMap {
 /// A token is written as its text, or as an object with its text.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum TokenText {
+pub(super) enum TokenText {
     Plain(String),
     Described { content: String },
 }
@@ -149,7 +149,7 @@ fn added_prefix(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u32>
 }
 
 /// A JSON file in the folder of `path`; its default where there is none.
-fn read_neighbour<T: Default + for<'de> Deserialize<'de>>(
+pub(super) fn read_neighbour<T: Default + for<'de> Deserialize<'de>>(
     path: &Path,
     name: &str,
 ) -> Result<T, ModelError> {
@@ -162,7 +162,7 @@ fn read_neighbour<T: Default + for<'de> Deserialize<'de>>(
 }
 
 impl TokenText {
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         match self {
             Self::Plain(text) | Self::Described { content: text } => text,
         }

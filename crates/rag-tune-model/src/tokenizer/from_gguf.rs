@@ -11,9 +11,11 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, PreTokenizerWrapper};
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::sentencepiece::{Piece, PieceKind, SpacePrefix, byte_pair_tokenizer};
+use super::to_gguf::{LLAMA_3, LLAMA_3_WORDS};
 use super::{SpecialTokens, Tokenizer};
 use crate::error::ModelError;
 use crate::gguf_metadata::GgufMetadata;
@@ -86,7 +88,12 @@ fn sentencepiece(metadata: &GgufMetadata<'_>) -> Result<tokenizers::Tokenizer, M
         let text = text.to_owned();
         Ok(Piece { text, score, kind })
     });
-    let pieces = pieces.collect::<Result<Vec<_>, ModelError>>()?;
+    let mut pieces = pieces.collect::<Result<Vec<_>, ModelError>>()?;
+    // A converter that finds the unknown piece among the special tokens too makes it a control token.
+    let unknown: Option<usize> = metadata.number("tokenizer.ggml.unknown_token_id")?;
+    if let Some(piece) = unknown.and_then(|id| pieces.get_mut(id)) {
+        piece.kind = PieceKind::Unknown;
+    }
     byte_pair_tokenizer(metadata.path, &pieces, prefix)
 }
 
@@ -110,7 +117,9 @@ fn byte_level_bpe(metadata: &GgufMetadata<'_>, tokens: &[&str]) -> Result<BPE, M
             )),
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let pre = metadata.text("tokenizer.ggml.pre")?;
     BPE::builder()
+        .ignore_merges(pre == Some(LLAMA_3))
         .vocab_and_merges(
             vocab
                 .into_iter()
@@ -126,6 +135,13 @@ fn pre_tokenizer(metadata: &GgufMetadata<'_>) -> Result<PreTokenizerWrapper, Mod
     let byte_level = ByteLevel::new(false, true, true);
     match required(metadata, "tokenizer.ggml.pre", GgufMetadata::text)? {
         "gpt-2" => Ok(byte_level.into()),
+        LLAMA_3 => {
+            let pattern = SplitPattern::Regex(LLAMA_3_WORDS.to_owned());
+            let words = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                .map_err(|error| ModelError::tokenizer(metadata.path, error))?;
+            let bytes = ByteLevel::new(false, true, false);
+            Ok(Sequence::new(vec![words.into(), bytes.into()]).into())
+        }
         "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), byte_level.into()]).into()),
         other => Err(unsupported(metadata.path, "tokenizer.ggml.pre", other)),
     }

@@ -67,12 +67,47 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] for a model that would not be read exactly.
     pub fn from_sentencepiece(path: &Path) -> Result<Self, ModelError> {
+        let SentencePiece {
+            pieces,
+            trainer,
+            added,
+            prefix,
+        } = SentencePiece::read(path)?;
+        let mut inner = byte_pair_tokenizer(path, &pieces, prefix)?;
+        for token in added {
+            add_token(path, &mut inner, token)?;
+        }
+        // -1 where there is none.
+        let id = |id: i32| u32::try_from(id).ok();
+        let bos = id(trainer.bos_id());
+        let own = OwnTokens {
+            bos,
+            adds_bos: bos.is_some(),
+            eos: id(trainer.eos_id()),
+        };
+        let special = from_files::special_tokens(path, &inner, own)?;
+        Self::new(inner, path, special)
+    }
+}
+
+/// A model that we read, with what its neighbours add.
+pub(super) struct SentencePiece {
+    pub(super) pieces: Vec<Piece>,
+    trainer: TrainerSpec,
+    /// Ordered by id.
+    pub(super) added: Vec<(u32, AddedToken)>,
+    pub(super) prefix: SpacePrefix,
+}
+
+impl SentencePiece {
+    /// Refuses what would not be read exactly.
+    pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
         let bytes = fs::read(path).map_err(ModelError::io(path))?;
         let model = ModelProto::decode(bytes.as_slice()).map_err(|error| {
             ModelError::tokenizer(path, format!("it is no SentencePiece model ({error})"))
         })?;
-        let trainer = model.trainer.clone().unwrap_or_default();
-        let normalizer = model.normalizer.clone().unwrap_or_default();
+        let trainer = model.trainer.unwrap_or_default();
+        let normalizer = model.normalizer.unwrap_or_default();
         if let Some(feature) = unsupported(&trainer, &normalizer) {
             let detail = format!("{feature} is not supported");
             return Err(ModelError::tokenizer(path, detail));
@@ -87,20 +122,12 @@ impl Tokenizer {
             true => SpacePrefix::Added,
             false => SpacePrefix::Absent,
         };
-        let mut inner = byte_pair_tokenizer(path, &pieces, prefix)?;
-        for token in added.tokens {
-            add_token(path, &mut inner, token)?;
-        }
-        // -1 where there is none.
-        let id = |id: i32| u32::try_from(id).ok();
-        let bos = id(trainer.bos_id());
-        let own = OwnTokens {
-            bos,
-            adds_bos: bos.is_some(),
-            eos: id(trainer.eos_id()),
-        };
-        let special = from_files::special_tokens(path, &inner, own)?;
-        Self::new(inner, path, special)
+        Ok(Self {
+            pieces,
+            trainer,
+            added: added.tokens,
+            prefix,
+        })
     }
 }
 

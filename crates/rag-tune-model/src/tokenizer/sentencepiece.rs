@@ -18,9 +18,9 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, decoders, normal
 use crate::error::ModelError;
 
 /// What stands for a space.
-const SPACE: &str = "\u{2581}";
-/// CodeLlama's tokens around a gap in a text. Its vocabulary has them as ordinary pieces.
-const INFILLING: [&str; 4] = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"];
+pub(super) const SPACE: &str = "\u{2581}";
+/// CodeLlama's tokens around a gap in a text: before, behind, in it, and its end. Its vocabulary has them as ordinary pieces.
+pub(super) const INFILLING: [&str; 4] = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"];
 
 /// What a piece is, by the numbers that `tokenizer.model` and GGUF share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,17 @@ impl PieceKind {
             6 => Self::Byte,
             _ => return None,
         })
+    }
+
+    pub(super) fn number(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::*;
 mod files;
 mod golden;
 pub(crate) mod sentencepiece;
+mod to_gguf;
 
 /// GGUF metadata of a tokenizer with the 256 byte tokens, three merges and
 /// three control tokens: `<|end|>` 0, `<s>` 1, `<|turn|>` 2.

@@ -19,8 +19,8 @@ struct Golden {
 }
 
 #[derive(Deserialize)]
-struct GoldenModel {
-    model: String,
+pub(super) struct GoldenModel {
+    pub(super) model: String,
     files: Vec<GoldenFile>,
     examples: Vec<Example>,
 }
@@ -110,7 +110,7 @@ fn llama_2_from_its_tokenizer_model_gives_the_ids_of_sentencepiece() {
     assert_golden(&read(), &mirror, &code_llama);
 }
 
-fn golden(model: &str) -> Option<(PathBuf, GoldenModel)> {
+pub(super) fn golden(model: &str) -> Option<(PathBuf, GoldenModel)> {
     let fixture = "../../tests/fixtures/model/golden_tokens.json";
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture)).unwrap();
     let golden: Golden = serde_json::from_str(&text).unwrap();
@@ -122,7 +122,7 @@ fn golden(model: &str) -> Option<(PathBuf, GoldenModel)> {
     Some((mirror_with(&golden.model)?, golden))
 }
 
-fn assert_golden(tokenizer: &Tokenizer, mirror: &Path, golden: &GoldenModel) {
+pub(super) fn assert_golden(tokenizer: &Tokenizer, mirror: &Path, golden: &GoldenModel) {
     for Example { text, ids } in &golden.examples {
         assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
     }
