@@ -10,7 +10,7 @@ use crate::commands::is_same_place;
 use crate::error::InputError;
 
 /// What of a model's folder belongs to a model made from it too, besides the weights and what the maker writes itself.
-const COMPANIONS: [&str; 12] = [
+const COMPANIONS: [&str; 10] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -21,9 +21,10 @@ const COMPANIONS: [&str; 12] = [
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "LICENSE",
-    "NOTICE",
 ];
+
+/// What goes with every copy.
+const LICENCE: [&str; 2] = ["LICENSE", "NOTICE"];
 
 /// Where a model is to be written.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +116,20 @@ impl ModelFolder<'_> {
 /// # Errors
 /// When a file cannot be copied.
 pub fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for name in COMPANIONS {
+    copy(&COMPANIONS, from, to)?;
+    copy_licence(from, to)
+}
+
+/// Of that, only what nothing else can stand for.
+///
+/// # Errors
+/// When a file cannot be copied.
+pub fn copy_licence(from: &Path, to: &Path) -> anyhow::Result<()> {
+    copy(&LICENCE, from, to)
+}
+
+fn copy(names: &[&str], from: &Path, to: &Path) -> anyhow::Result<()> {
+    for name in names {
         let (from, to) = (from.join(name), to.join(name));
         if from.is_file() && !to.exists() {
             let context = || format!("cannot copy `{}` to `{}`", from.display(), to.display());

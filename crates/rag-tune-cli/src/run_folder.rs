@@ -78,6 +78,11 @@ impl RunFolder {
         self.path.join("base_model.json")
     }
 
+    /// How the prompts of the training were made.
+    pub fn retrieval_record(&self) -> PathBuf {
+        self.path.join("retrieval.json")
+    }
+
     /// What the config does not say of the training.
     pub fn training_record(&self) -> PathBuf {
         self.path.join("training.json")

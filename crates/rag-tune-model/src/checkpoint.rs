@@ -18,6 +18,7 @@ use rag_tune_kernels::Floats;
 
 use crate::config::{self, LlamaConfig, StoredQuantization};
 use crate::error::ModelError;
+use crate::gguf_metadata::GgufMetadata;
 use crate::tokenizer::{TOKENIZER_JSON, TOKENIZER_MODEL, Tokenizer};
 
 mod bitsandbytes;
@@ -252,6 +253,27 @@ impl Checkpoint {
             } => Some(files.shards()),
             Weights::Safetensors { .. } | Weights::Gguf(_) => None,
         }
+    }
+
+    /// Writes the tokenizer that a GGUF carries as files for transformers into `folder`, unless there is one. Of other
+    /// checkpoints it is in files already.
+    ///
+    /// # Errors
+    /// As [`Self::tokenizer`]; [`ModelError::Write`].
+    pub fn write_tokenizer(&self, folder: &Path) -> Result<(), ModelError> {
+        let Weights::Gguf(file) = &self.weights else {
+            return Ok(());
+        };
+        let mut own = [TOKENIZER_JSON, TOKENIZER_MODEL].iter();
+        if own.any(|name| folder.join(name).exists()) {
+            return Ok(());
+        }
+        let metadata = GgufMetadata {
+            path: file.path(),
+            values: file.metadata(),
+        };
+        let template = metadata.text("tokenizer.chat_template")?;
+        self.tokenizer()?.save(folder, template)
     }
 
     /// The `tokenizer.*` metadata of a GGUF of this model.

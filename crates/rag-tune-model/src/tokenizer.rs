@@ -18,6 +18,7 @@ mod from_files;
 mod from_gguf;
 mod from_sentencepiece;
 mod sentencepiece;
+mod to_files;
 mod to_gguf;
 
 /// The file of a Hugging Face tokenizer.

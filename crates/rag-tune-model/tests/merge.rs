@@ -487,7 +487,7 @@ fn a_gguf_answers_as_the_merged_model() {
         let without = logits(&base, &plain, None);
         let error = max_error(rounded.data(), exact.data());
         let effect = max_error(without.data(), exact.data());
-        assert!(error < 0.03 * effect, "{name}: {error} of {effect}");
+        assert!(error < 0.1 * effect, "{name}: {error} of {effect}");
     }
 }
 

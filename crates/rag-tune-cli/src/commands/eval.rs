@@ -13,6 +13,7 @@ use super::score::{further_metrics, percent, remarks};
 use super::{HubArgs, Overrides};
 use crate::base_model::{FoundModel, load_adapter};
 use crate::config::{Override, RunConfig};
+use crate::error::InputError;
 use crate::evaluation::{Evaluation, TrainedAdapter};
 use crate::model_card;
 use crate::output::{Output, table};
@@ -26,12 +27,13 @@ use crate::run_folder::RunFolder;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   rag-tune eval --adapter out/sql_rag1
+  rag-tune eval --adapter out/sql_rag1 --adapter out/sql_zero_shot      # the base is loaded once
   rag-tune eval --adapter out/sql_zero_shot --set retrieval.examples=1  # other prompts
   rag-tune eval --config configs/sql_rag1.toml                          # no adapter")]
 pub struct EvalArgs {
-    /// A run folder, or a folder of several
+    /// A run folder, or a folder of several; may be given several times. Adapters of one base share it in memory
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
-    adapter: Option<PathBuf>,
+    adapter: Vec<PathBuf>,
     /// The config; without --adapter its base model is scored as it is [default: the one of the training]
     #[arg(long, value_name = "CONFIG")]
     config: Option<PathBuf>,
@@ -85,9 +87,21 @@ struct LoadedBase {
     model: Llama,
 }
 
+impl LoadedBase {
+    /// Whether it is what `config` would load: the same weights, whatever they are called, held and computed alike.
+    fn serves(&self, config: &ModelConfig, fingerprint: &str) -> bool {
+        let alike = ModelConfig {
+            base: self.config.base.clone(),
+            cache_weights: self.config.cache_weights,
+            ..config.clone()
+        };
+        self.config == alike && self.model.fingerprint() == fingerprint
+    }
+}
+
 impl EvalArgs {
     fn subjects(&self) -> anyhow::Result<Vec<Subject>> {
-        if let (Some(config), None) = (&self.config, &self.adapter) {
+        if let (Some(config), []) = (&self.config, self.adapter.as_slice()) {
             let config = self.load_config(config)?;
             let run = self
                 .out
@@ -95,14 +109,19 @@ impl EvalArgs {
                 .map_or_else(|| RunFolder::new(&config.output), RunFolder::new);
             return Ok(vec![self.subject(config, None, &run, &run)?]);
         }
-        let path = self
-            .adapter
-            .as_deref()
-            .context("--adapter or --config is required")?;
-        let runs = RunFolder::finished_at(path)?;
+        let mut runs: Vec<RunFolder> = Vec::new();
+        for path in &self.adapter {
+            for run in RunFolder::finished_at(path)? {
+                if !runs.contains(&run) {
+                    runs.push(run);
+                }
+            }
+        }
+        self.require_own_folders(&runs)?;
         let several = runs.len() > 1;
         runs.iter()
             .map(|run| {
+                self.require_records(run)?;
                 let path = self.config.clone().unwrap_or_else(|| run.config());
                 let config = self.load_config(&path)?;
                 let target = match &self.out {
@@ -117,6 +136,42 @@ impl EvalArgs {
                 self.subject(config, Some(adapter), run, &target)
             })
             .collect()
+    }
+
+    /// An adapter of another program has neither prompts nor settings of its own.
+    fn require_records(&self, run: &RunFolder) -> anyhow::Result<()> {
+        let config = self.config.is_none().then(|| run.config());
+        let needed = [run.retrieval_record(), run.base_record()];
+        let mut needed = config.into_iter().chain(needed);
+        let Some(missing) = needed.find(|path| !path.is_file()) else {
+            return Ok(());
+        };
+        let message = format!(
+            "the adapter in `{}` has no {} beside it: another program made it, or the folder was copied in part",
+            run.path().display(),
+            missing.file_name().unwrap_or_default().to_string_lossy(),
+        );
+        let hint = "name a whole run folder of `rag-tune train`; an adapter of another program is merged first (`rag-tune \
+                    merge --adapter DIR --base MODEL --out MERGED`) and the merged model evaluated (`--config CONFIG --set \
+                    model.base=MERGED`)";
+        Err(InputError::new(message, hint).into())
+    }
+
+    /// Two runs of one name must not write into one folder.
+    fn require_own_folders(&self, runs: &[RunFolder]) -> anyhow::Result<()> {
+        let mut names: Vec<String> = runs.iter().map(RunFolder::name).collect();
+        names.sort();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+        match (&self.out, twice) {
+            (Some(out), Some([name, _])) => {
+                let message = format!(
+                    "two of the runs are called `{name}`: both would write into `{}`",
+                    out.join(name).display()
+                );
+                Err(InputError::new(message, "leave out --out, or evaluate them one by one").into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn load_config(&self, path: &Path) -> anyhow::Result<RunConfig> {
@@ -184,11 +239,17 @@ fn evaluate(
         None => None,
     };
     // Two base models at a time might not fit into memory, so the old one goes first.
-    let reusable = loaded.take().filter(|base| {
-        base.config == *config && base.model.fingerprint() == found.checkpoint.fingerprint()
-    });
+    let fingerprint = found.checkpoint.fingerprint();
+    let reusable = loaded.take();
+    let reusable = reusable.filter(|base| base.serves(config, fingerprint));
     let base = match reusable {
-        Some(base) => base,
+        Some(base) => {
+            let run = &evaluation.run;
+            out.note(&format!(
+                "`{run}` shares the base model, which is loaded already"
+            ));
+            base
+        }
         None => LoadedBase {
             config: config.clone(),
             model: found.load(config, out)?,

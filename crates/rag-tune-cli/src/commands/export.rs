@@ -89,7 +89,7 @@ enum Format {
 
 /// [`ExportDtype`] on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Dtype {
+pub enum Dtype {
     F32,
     F16,
     Bf16,

@@ -5,45 +5,58 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use rag_tune_model::checkpoint::Checkpoint;
-use rag_tune_model::config::{ModelConfig, Quantization};
-use rag_tune_model::lora::Adapter;
-use rag_tune_model::merge::write_merged;
+use rag_tune_model::config::{ModelConfig, Quantization, StoredQuantization};
+use rag_tune_model::interchange::ExportDtype;
+use rag_tune_model::merge::{Merge, write_gguf, write_merged};
 use rag_tune_model::peft;
 use serde::Serialize;
 
 use super::HubArgs;
-use super::export::require_adapter;
+use super::export::{Dtype, require_adapter};
 use crate::base_model::{BaseRecord, load_adapter};
 use crate::config::{Environment, ResolvedConfig, RunConfig};
 use crate::error::InputError;
 use crate::files::write_atomically;
-use crate::merge_drift::{DriftReport, Reference, Texts};
-use crate::model_folder::{ModelFolder, copy_companions};
+use crate::merge_drift::Texts;
+use crate::model_folder::{ModelFolder, copy_companions, copy_licence};
 use crate::output::Output;
 use crate::public_name::public_name;
 use crate::run_folder::RunFolder;
+
+mod merging;
+
+use self::merging::{Base, Merging};
 
 /// Says how a merged model was made; without it a folder is not replaced.
 const RECORD: &str = "rag_tune_merge.json";
 
 /// Write base model and adapter as one model, and say how far it is from the two
 ///
-/// The base's safetensors are copied tensor by tensor, in their own type, with the adapter's update added; DoRA, rsLoRA and
-/// patterns are part of it. Then the merged model's logits are compared with those of the adapter on the base
-/// as training held it, and on the base as it is stored; rag_tune_merge.json keeps the figures.
+/// The base's weights are written tensor by tensor with the adapter's update added, as safetensors or as a GGUF for llama.cpp; DoRA,
+/// rsLoRA and patterns are part of it. Then the merged model's logits are compared with those of the adapter on the base
+/// as training held it, and on the base as it is stored; rag_tune_merge.json keeps the figures. Neither a merge nor the
+/// comparison holds a whole model in memory.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1
+  rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1 --dtype bf16
+  rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1_gguf --gguf
   rag-tune merge --adapter out/sql_rag1 --out merged/sql_rag1 --base-weights dequantized
   rag-tune merge --adapter peft_folder --base OWNER/NAME --out merged/model --text sample.txt")]
 pub struct MergeArgs {
     /// Run folder, or any folder with an adapter in PEFT's format
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The folder to write, which is a model for any program that reads Hugging Face's format
+    /// The folder to write, which is a model for any program that reads Hugging Face's format; with --gguf, for llama.cpp
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The model to merge into, with safetensors [default: the run's own base, with the same weights]
+    /// Write one file in Q8_0 in place of safetensors: ADAPTER-Q8_0.gguf, with the tokenizer, in the folder
+    #[arg(long, conflicts_with = "dtype")]
+    gguf: bool,
+    /// Type of the weights [default: each tensor's own in the base; bf16 if the base is stored quantized]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// The model to merge into [default: the run's own base, with the same weights]
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
     /// Which weights the update is added to
@@ -68,7 +81,7 @@ pub struct MergeArgs {
 /// What the update is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum BaseWeights {
+pub enum BaseWeights {
     /// The base's weights as they are stored
     Original,
     /// What they were rounded to in training
@@ -93,42 +106,6 @@ impl From<HeldAs> for Quantization {
     }
 }
 
-/// A base model on disk and what it is called.
-struct Base {
-    name: String,
-    checkpoint: Checkpoint,
-}
-
-/// Everything that merging needs, checked before anything is written.
-struct Merging {
-    /// What is merged into.
-    base: Base,
-    /// What the adapter was trained on, where that is another.
-    trained_on: Option<Base>,
-    adapter: Adapter,
-    /// How training held the base.
-    held: ModelConfig,
-    texts: Option<Texts>,
-}
-
-/// The text of [`RECORD`]: names, and no folders of this machine.
-#[derive(Debug, Serialize)]
-struct Record<'a> {
-    rag_tune_version: &'a str,
-    adapter: String,
-    base: NamedWeights<'a>,
-    base_weights: BaseWeights,
-    trained_on: NamedWeights<'a>,
-    quantization_in_training: Quantization,
-    drift: Option<&'a DriftReport>,
-}
-
-#[derive(Debug, Serialize)]
-struct NamedWeights<'a> {
-    name: String,
-    fingerprint: &'a str,
-}
-
 /// Runs the command.
 pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
     let run = RunFolder::new(&args.adapter);
@@ -136,11 +113,12 @@ pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
     let folder = args.folder();
     folder.require_free(&[("the adapter's", &args.adapter)])?;
     let merging = args.prepare(&run, out)?;
-    folder.require_free(&[("the base model's", merging.base.checkpoint.path())])?;
+    folder.require_free(&[("the base model's", folder_of(&merging.base.checkpoint))])?;
     let temporary = folder.temporary()?;
-    args.write(&merging, temporary.path(), out)?;
+    args.write(&merging, &run, temporary.path(), out)?;
     let report = merging.drift(temporary.path(), out)?;
-    let record = merging.record(&run, args.base_weights, report.as_ref());
+    let written_as = args.written_as();
+    let record = merging.record(&run, args.base_weights, written_as, report.as_ref());
     let text = serde_json::to_string_pretty(&record).context("cannot write the record")?;
     write_atomically(&temporary.path().join(RECORD), &(text + "\n"))?;
     folder.publish(temporary)?;
@@ -151,7 +129,24 @@ pub fn merge(args: &MergeArgs, out: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the weights lie.
+fn folder_of(checkpoint: &Checkpoint) -> &Path {
+    let path = checkpoint.path();
+    match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(path),
+    }
+}
+
 impl MergeArgs {
+    fn written_as(&self) -> &'static str {
+        match (self.gguf, self.dtype) {
+            (true, _) => "q8_0",
+            (false, Some(dtype)) => ExportDtype::from(dtype).name(),
+            (false, None) => "base",
+        }
+    }
+
     fn folder(&self) -> ModelFolder<'_> {
         ModelFolder {
             out: &self.out,
@@ -192,10 +187,7 @@ impl MergeArgs {
         };
         let mut held = match &config {
             Some(config) => config.model.clone(),
-            None => ModelConfig {
-                quantization: Quantization::None,
-                ..ModelConfig::default()
-            },
+            None => held_as_stored(&base.checkpoint),
         };
         if let Some(quantization) = self.quantization {
             held.quantization = quantization.into();
@@ -303,7 +295,13 @@ impl MergeArgs {
     }
 
     /// Weights, and what stands beside them.
-    fn write(&self, merging: &Merging, folder: &Path, out: &Output) -> anyhow::Result<()> {
+    fn write(
+        &self,
+        merging: &Merging,
+        run: &RunFolder,
+        folder: &Path,
+        out: &Output,
+    ) -> anyhow::Result<()> {
         let held = ModelConfig {
             quantization: match self.base_weights {
                 BaseWeights::Original => Quantization::None,
@@ -311,87 +309,51 @@ impl MergeArgs {
             },
             ..merging.held.clone()
         };
-        let checkpoint = &merging.base.checkpoint;
+        let base = &merging.base.checkpoint;
+        let merge = Merge {
+            base,
+            adapter: &merging.adapter,
+            held: &held,
+        };
         let progress = out.progress();
         progress.start("merging", 1);
-        let written = write_merged(
-            folder,
-            checkpoint,
-            &merging.adapter,
-            &held,
-            &mut |done, total| {
-                progress.resize(total as u64);
-                progress.move_to(done as u64);
-            },
-        );
+        let mut step = |done: usize, total: usize| {
+            progress.resize(total as u64);
+            progress.move_to(done as u64);
+        };
+        let written = match self.gguf {
+            true => {
+                let file = folder.join(format!("{}-Q8_0.gguf", run.name()));
+                write_gguf(&file, merge, &run.name(), &mut step).map(|_| ())
+            }
+            false => write_merged(folder, merge, self.dtype.map(Into::into), &mut step),
+        };
         progress.finish();
         written.with_context(|| format!("cannot merge into `{}`", merging.base.name))?;
-        copy_companions(checkpoint.path(), folder)
+        match self.gguf {
+            // The rest is in the file.
+            true => copy_licence(folder_of(base), folder),
+            false => {
+                copy_companions(folder_of(base), folder)?;
+                Ok(base.write_tokenizer(folder)?)
+            }
+        }
     }
 }
 
-impl Merging {
-    fn trained_on(&self) -> &Base {
-        self.trained_on.as_ref().unwrap_or(&self.base)
-    }
-
-    /// Compares the merged model in `folder` with what it was made of.
-    fn drift(&self, folder: &Path, out: &Output) -> anyhow::Result<Option<DriftReport>> {
-        let Some(texts) = &self.texts else {
-            return Ok(None);
-        };
-        let merged = Checkpoint::open(folder).context("cannot read what was merged")?;
-        let as_stored = ModelConfig {
-            quantization: Quantization::None,
-            ..self.held.clone()
-        };
-        let trained_on = &self.trained_on().checkpoint;
-        let held = match self.held.quantization {
-            Quantization::Int8 => "int8",
-            Quantization::Nf4 => "NF4",
-            Quantization::None => "unquantised",
-        };
-        let mut references = vec![Reference {
-            name: format!("the adapter on the {held} base of its training"),
-            checkpoint: trained_on,
-            held: self.held.clone(),
-            adapter: Some(&self.adapter),
-        }];
-        if self.held.quantization != Quantization::None || self.trained_on.is_some() {
-            references.push(Reference {
-                name: "the adapter on the base as it is stored".to_owned(),
-                checkpoint: &self.base.checkpoint,
-                held: as_stored,
-                adapter: Some(&self.adapter),
-            });
-        }
-        references.push(Reference {
-            name: format!("the {held} base without the adapter, for scale"),
-            checkpoint: trained_on,
-            held: self.held.clone(),
-            adapter: None,
-        });
-        DriftReport::measure(texts, &merged, &references, out).map(Some)
-    }
-
-    fn record<'a>(
-        &'a self,
-        run: &RunFolder,
-        base_weights: BaseWeights,
-        drift: Option<&'a DriftReport>,
-    ) -> Record<'a> {
-        let named = |base: &'a Base| NamedWeights {
-            name: base.name.clone(),
-            fingerprint: base.checkpoint.fingerprint(),
-        };
-        Record {
-            rag_tune_version: env!("CARGO_PKG_VERSION"),
-            adapter: run.name(),
-            base: named(&self.base),
-            base_weights,
-            trained_on: named(self.trained_on()),
-            quantization_in_training: self.held.quantization,
-            drift,
-        }
+/// How a base is held where no config says it: as it is stored.
+fn held_as_stored(base: &Checkpoint) -> ModelConfig {
+    let default = ModelConfig::default();
+    let (quantization, double_quantization) = match base.stored_quantization() {
+        None => (Quantization::None, default.double_quantization),
+        Some(StoredQuantization::Int8) => (Quantization::Int8, default.double_quantization),
+        Some(StoredQuantization::Nf4 {
+            double_quantization,
+        }) => (Quantization::Nf4, double_quantization),
+    };
+    ModelConfig {
+        quantization,
+        double_quantization,
+        ..default
     }
 }

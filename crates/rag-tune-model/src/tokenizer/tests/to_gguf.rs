@@ -179,6 +179,34 @@ fn a_sentencepiece_vocabulary_comes_back() {
     }
 }
 
+/// The tokenizer of a GGUF as files for transformers.
+#[test]
+fn a_tokenizer_is_saved_as_files() {
+    for adds_bos in [false, true] {
+        let original = with("tokenizer.ggml.add_bos_token", Value::Bool(adds_bos)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        original
+            .save(folder.path(), Some("{{ bos_token }}"))
+            .unwrap();
+        let again = read_folder(folder.path());
+        for text in TEXTS {
+            let ids = original.encode(text).unwrap();
+            assert_eq!(again.encode(text).unwrap(), ids, "{text:?}");
+        }
+        assert_eq!(again.eos_ids(), &original.eos_ids()[..1]);
+        // transformers goes by the post-processor.
+        let file = folder.path().join("tokenizer.json");
+        let plain = tokenizers::Tokenizer::from_file(file).unwrap();
+        let ids = plain.encode("ab", true).unwrap();
+        assert_eq!(ids.get_ids(), original.encode("ab").unwrap());
+        let config = fs::read_to_string(folder.path().join("tokenizer_config.json")).unwrap();
+        assert!(
+            config.contains("\"chat_template\": \"{{ bos_token }}\""),
+            "{config}"
+        );
+    }
+}
+
 /// A real vocabulary, on all texts of the golden list.
 #[test]
 fn llama_2_comes_back() {
