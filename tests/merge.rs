@@ -259,3 +259,127 @@ fn a_base_that_does_not_fit_is_refused_and_nothing_is_left() {
     );
     assert!(!world.path("merged").exists());
 }
+
+/// For llama.cpp: one file with weights and tokenizer, which answers as the adapter does but for 8 bits.
+#[test]
+fn a_merged_gguf_is_a_model_by_itself() {
+    let world = trained(&[]);
+    let told = merge(&world, &["--gguf"]).ok();
+    assert!(told.ends_with("\nmerged\n"), "{told}");
+    assert_eq!(
+        names(&world, "merged"),
+        ["rag_tune_merge.json", "zero_shot-Q8_0.gguf"]
+    );
+    let record = record(&world);
+    assert_eq!(record["written_as"], "q8_0");
+    let from = record["drift"]["from"].as_array().unwrap();
+    let kl = |index: usize| from[index]["drift"]["kl_nats"].as_f64().unwrap();
+    // Rounded once more than the adapter on the stored base, and far nearer to it than the base without it is.
+    assert!(kl(1) > 0.0 && kl(1) < kl(2) / 10.0, "{record:#}");
+
+    // The folder is a model for us too: of the merge, and with nothing but the file itself.
+    let ids = "72,111,119,32,109,97,110,121";
+    let logits = |base: &str| {
+        let base = format!("model.base={base}");
+        let plain = ["--set", "model.quantization=none"];
+        let command = ["debug-logits", "--config", "run.toml", "--ids", ids];
+        world
+            .rag_tune(&[&command[..], &["--set", &base], &plain].concat())
+            .ok()
+    };
+    let of_folder = logits("merged");
+    assert_eq!(of_folder, logits("merged/zero_shot-Q8_0.gguf"));
+    assert_ne!(of_folder, logits("model"));
+
+    // And a base: the adapter once more, into plain tensors.
+    let again = [
+        "merge",
+        "--adapter",
+        "out/zero_shot",
+        "--base",
+        "merged",
+        "--out",
+        "again",
+        "--rows",
+        "0",
+    ];
+    world.rag_tune(&again).ok();
+    assert_eq!(
+        names(&world, "again"),
+        [
+            "config.json",
+            "model.safetensors",
+            "rag_tune_merge.json",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
+    assert!(world.read("again/config.json").contains("\"bfloat16\""));
+    assert_ne!(logits("again"), of_folder);
+    let refusal = merge(&world, &["--base", "merged", "--force"]).refused();
+    assert!(
+        refusal.contains("--out is the base model's own folder"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_merged_model_has_the_type_that_was_asked_for() {
+    let world = trained(&[]);
+    let bytes = |flags: &[&str]| {
+        merge(&world, &[&["--rows", "0", "--force"], flags].concat()).ok();
+        std::fs::metadata(world.path("merged/model.safetensors"))
+            .unwrap()
+            .len()
+    };
+    let own = bytes(&[]);
+    assert_eq!(record(&world)["written_as"], "base");
+    assert_eq!(own, bytes(&["--dtype", "f32"]));
+    for dtype in ["bf16", "f16"] {
+        let half = bytes(&["--dtype", dtype]);
+        assert!(
+            half > own / 2 - 8192 && half < own / 2 + 8192,
+            "{half} {own}"
+        );
+        assert_eq!(record(&world)["written_as"], dtype);
+    }
+    assert!(world.read("merged/config.json").contains("\"float16\""));
+    let told = merge(&world, &["--force", "--dtype", "bf16"]).ok();
+    assert!(told.contains("the merged model's loss"), "{told}");
+}
+
+#[test]
+fn a_gguf_that_llama_cpp_would_read_otherwise_is_refused() {
+    let world = trained(&[]);
+    let original = world.read("model/tokenizer.json");
+    let gguf = |tokenizer: &str| {
+        world.write("model/tokenizer.json", tokenizer);
+        let refusal = merge(&world, &["--gguf", "--rows", "0"]).refused();
+        assert!(!world.path("merged").exists());
+        refusal
+    };
+    let prefixed = original.replace("\"add_prefix_space\":false", "\"add_prefix_space\":true");
+    assert_ne!(prefixed, original);
+    let refusal = gguf(&prefixed);
+    assert!(
+        refusal.contains("its pre-tokenizer is none of `gpt-2`, `smollm`, `llama-bpe`"),
+        "{refusal}"
+    );
+    assert!(
+        refusal.contains("hint: write safetensors (without --gguf)"),
+        "{refusal}"
+    );
+    std::fs::remove_file(world.path("model/tokenizer.json")).unwrap();
+    let refusal = merge(&world, &["--gguf", "--rows", "0"]).refused();
+    assert!(
+        refusal.contains("neither tokenizer.json nor tokenizer.model"),
+        "{refusal}"
+    );
+    let both = merge(&world, &["--gguf", "--dtype", "bf16"]);
+    assert_ne!(both.code, 0);
+    assert!(
+        both.stderr.contains("cannot be used with"),
+        "{}",
+        both.stderr
+    );
+}

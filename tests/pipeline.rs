@@ -43,7 +43,11 @@ fn the_whole_experiment_runs_on_a_toy_model() {
         );
     }
 
-    let table = world.rag_tune(&["eval", "--adapter", "out"]).ok();
+    let run = world.rag_tune(&["eval", "--adapter", "out"]);
+    // One base for all arms, loaded once.
+    let shared = "shares the base model, which is loaded already";
+    assert_eq!(run.stderr.matches(shared).count(), ARMS.len() - 1);
+    let table = run.ok();
     assert!(
         table.contains("validation-zero_shot") && table.contains("validation-rag1"),
         "{table}"
@@ -272,4 +276,104 @@ fn figures_of_synthetic_data_say_so() {
     world.rag_tune(&["eval", "--config", "run.toml"]).ok();
     let scores = world.read("out/zero_shot/eval/validation-zero_shot-no_adapter/scores.json");
     assert!(scores.contains("\"synthetic\": true"), "{scores}");
+}
+
+#[test]
+fn several_adapters_are_scored_on_one_base() {
+    let world = ToyWorld::new();
+    for (_, flags) in ARMS {
+        train(&world, flags);
+    }
+    let shared = "shares the base model, which is loaded already";
+    let eval = |flags: &[&str]| {
+        let both = [
+            "eval",
+            "--adapter",
+            "out/rag1",
+            "--adapter",
+            "out/zero_shot",
+        ];
+        world.rag_tune(&[&both[..], flags].concat())
+    };
+    // The same weights by another name, and another setting of the run, are the same base.
+    let config = world.read("out/zero_shot/rag_tune.toml");
+    world.write(
+        "out/zero_shot/rag_tune.toml",
+        &config
+            .replace("base = \"model\"", "base = \"./model\"")
+            .replace("max_new_tokens = 4", "max_new_tokens = 5"),
+    );
+    let run = eval(&[]);
+    assert_eq!(run.stderr.matches(shared).count(), 1, "{}", run.stderr);
+    let table = run.ok();
+    let (rag, zero_shot) = (table.find("rag1"), table.find("zero_shot"));
+    assert!(
+        rag.is_some() && rag < zero_shot,
+        "in the order given: {table}"
+    );
+    // The answers are those of each adapter alone.
+    let predictions = "out/zero_shot/eval/validation-zero_shot/predictions.jsonl";
+    let together = world.read(predictions);
+    world.rag_tune(&["eval", "--adapter", "out/zero_shot"]).ok();
+    assert_eq!(world.read(predictions), together);
+
+    // Held otherwise, it is another base.
+    world.write(
+        "out/zero_shot/rag_tune.toml",
+        &config.replace("quantization = \"int8\"", "quantization = \"none\""),
+    );
+    let run = eval(&[]);
+    assert_eq!(run.stderr.matches(shared).count(), 0, "{}", run.stderr);
+    run.ok();
+
+    // Named twice is once; two of one name do not write into one folder.
+    let twice = ["eval", "--adapter", "out/rag1", "--adapter", "out"];
+    let table = world.rag_tune(&twice).ok();
+    assert_eq!(
+        table.matches("\nrag1").count() + usize::from(table.starts_with("rag1")),
+        1,
+        "{table}"
+    );
+    std::fs::create_dir(world.path("other")).unwrap();
+    std::fs::rename(world.path("out/zero_shot"), world.path("other/rag1")).unwrap();
+    let same = [
+        "eval",
+        "--adapter",
+        "out/rag1",
+        "--adapter",
+        "other/rag1",
+        "--out",
+        "scores",
+    ];
+    let refusal = world.rag_tune(&same).refused();
+    assert!(
+        refusal.contains("two of the runs are called `rag1`"),
+        "{refusal}"
+    );
+}
+
+/// It was a bare "file not found".
+#[test]
+fn an_adapter_without_its_records_is_refused_with_a_hint() {
+    let world = ToyWorld::new();
+    train(&world, &[]);
+    for file in ["retrieval.json", "base_model.json", "rag_tune.toml"] {
+        let path = world.path("out/zero_shot").join(file);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let refusal = world
+            .rag_tune(&["eval", "--adapter", "out/zero_shot"])
+            .refused();
+        assert!(
+            refusal.contains(&format!(
+                "the adapter in `out/zero_shot` has no {file} beside it"
+            )),
+            "{refusal}"
+        );
+        assert!(
+            refusal.contains("hint: name a whole run folder"),
+            "{refusal}"
+        );
+        std::fs::write(&path, text).unwrap();
+    }
 }
