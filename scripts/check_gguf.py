@@ -75,10 +75,7 @@ def main() -> None:
     if args.converted:
         ok &= compare_files(reader, gguf.GGUFReader(args.converted))
 
-    llama = llama_cpp.Llama(
-        str(args.gguf), n_ctx=512, logits_all=True, verbose=False,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
-    )  # fmt: skip
+    llama = llama_cpp.Llama(str(args.gguf), n_ctx=512, n_batch=512, logits_all=True, verbose=False)
     if args.tokenizer:
         import tokenizers
 
