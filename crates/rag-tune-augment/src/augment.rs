@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::embed::{self, Embedder, Usage};
 use crate::fingerprint::sha256_of_files;
 use crate::manifest::{AugmentSettings, Manifest, SplitRecord};
 use crate::run::{Pending, Run};
-use crate::{AugmentError, DataConfig, Hub, Progress, RetrievalConfig, Selector, Task};
+use crate::{
+    AugmentError, AugmentedRow, DataConfig, Hub, Progress, RetrievalConfig, Row, Selector, Task,
+};
 
 /// What to augment, how, and where to.
 #[derive(Clone)]
@@ -91,6 +95,44 @@ pub fn augment(
         manifest,
         usage: usage.unwrap_or_default(),
         excluded: run.excluded(),
+    })
+}
+
+/// A question with its prompt, and what that was made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskedRow {
+    /// The question's fields, its prompt and the positions of its examples.
+    pub row: AugmentedRow,
+    /// The train rows in the prompt, as `row.examples` has them.
+    pub examples: Vec<Row>,
+    /// As a manifest would say.
+    pub settings: AugmentSettings,
+}
+
+/// The prompt of a question that is in no split, as [`augment`] would make it for a row of an eval split. Writes nothing;
+/// `request.splits` must be empty, and `request.out` is not looked at.
+///
+/// `fields` need no answer; constraints on columns that they lack hold for no train row (`same`) or for all (`different`).
+///
+/// # Errors
+/// Any [`AugmentError`] but [`AugmentError::Write`].
+///
+/// # Panics
+/// If `fields` lack a text of [`Task::asked_columns`].
+pub fn augment_question(
+    request: &AugmentRequest<'_>,
+    fields: Map<String, Value>,
+    hub: &Hub,
+    progress: &dyn Progress,
+) -> Result<AskedRow, AugmentError> {
+    let inputs = Inputs::resolve(request, hub)?;
+    let settings = inputs.settings(request)?;
+    let run = Run::open(request, &inputs, progress)?;
+    let (row, examples) = run.question(Row { index: 0, fields })?;
+    Ok(AskedRow {
+        row,
+        examples,
+        settings,
     })
 }
 

@@ -30,13 +30,15 @@ pub mod select;
 pub mod stores;
 pub mod task;
 
-pub use augment::{AugmentRequest, Augmented, augment, is_current, output_path};
+pub use augment::{
+    AskedRow, AugmentRequest, Augmented, augment, augment_question, is_current, output_path,
+};
 pub use augmented_row::{AugmentedRow, read_augmented};
 pub use dataset::{DataConfig, Row, read_jsonl};
 pub use error::AugmentError;
 pub use hub::Hub;
 pub use leakage::LeakageReport;
-pub use manifest::Manifest;
+pub use manifest::{AugmentSettings, Manifest};
 pub use progress::Progress;
 pub use retrieval_record::RetrievalRecord;
 pub use select::{EmbedderCompute, Example, RetrievalConfig, Selector};

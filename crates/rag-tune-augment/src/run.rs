@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::atomic_file::PendingFile;
 use crate::augment::{Inputs, output_paths};
@@ -177,14 +178,41 @@ impl<'a> Run<'a> {
         Ok(files)
     }
 
-    fn line(&self, row: &Row, examples: Vec<Example>) -> Result<AugmentedRow, AugmentError> {
-        let rows = match &self.knowledge {
-            Some(knowledge) => examples
-                .iter()
-                .map(|example| knowledge.train.row(example.row))
-                .collect::<Result<Vec<_>, _>>()?,
+    /// A question that is in no split, with its prompt and the train rows in it.
+    pub(crate) fn question(&self, mut row: Row) -> Result<(AugmentedRow, Vec<Row>), AugmentError> {
+        // Nobody has answered it, and the full prompt of a row has an answer.
+        let answer = self.request.task.answer_column.clone();
+        row.fields.insert(answer, Value::String(String::new()));
+        let queries = Queries {
+            split: "question",
+            own: false,
+            start: 0,
+            split_rows: 1,
+            rows: std::slice::from_ref(&row),
+        };
+        let examples = match &self.knowledge {
+            Some(knowledge) => {
+                let mut chosen = Chooser::new(self, knowledge)?.choose(&queries, 1)?;
+                chosen.remove(0).remove(0)
+            }
             None => Vec::new(),
         };
+        let rows = self.example_rows(&examples)?;
+        Ok((self.line(&row, examples)?, rows))
+    }
+
+    fn example_rows(&self, examples: &[Example]) -> Result<Vec<Row>, AugmentError> {
+        let Some(knowledge) = &self.knowledge else {
+            return Ok(Vec::new());
+        };
+        let rows = examples
+            .iter()
+            .map(|example| knowledge.train.row(example.row));
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn line(&self, row: &Row, examples: Vec<Example>) -> Result<AugmentedRow, AugmentError> {
+        let rows = self.example_rows(&examples)?;
         let prompt = self
             .template
             .render(row, &rows.iter().collect::<Vec<_>>())?;

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rag_tune_augment::{AugmentedRow, Hub, Manifest, RetrievalRecord, Task, read_augmented};
+use rag_tune_augment::{
+    AugmentSettings, AugmentedRow, Hub, Manifest, RetrievalRecord, Task, read_augmented,
+};
 use rag_tune_eval::sql::DatabaseSource;
 use rag_tune_eval::{
     Answer, Arm, EvalConfig, RowScore, RunInfo, ScoreReport, Scorer, save_answers,
@@ -118,25 +120,7 @@ impl Evaluation {
         let (Some(adapter), Some(manifest)) = (&self.adapter, Manifest::load(augmented)?) else {
             return Ok(());
         };
-        let (trained, asked) = (&adapter.record.settings, &manifest.settings);
-        let mut differences = Vec::new();
-        if trained.template_sha256 != asked.template_sha256 {
-            differences.push("template");
-        }
-        for (what, trained, asked) in [
-            ("embedder", &trained.embedder_sha256, &asked.embedder_sha256),
-            (
-                "training rows",
-                &trained.knowledge_base_sha256,
-                &asked.knowledge_base_sha256,
-            ),
-        ] {
-            // Zero-shot prompts have neither.
-            if trained.is_some() && asked.is_some() && trained != asked {
-                differences.push(what);
-            }
-        }
-        for what in differences {
+        for what in changed_since_training(&adapter.record.settings, &manifest.settings) {
             let run = &self.run;
             out.note(&format!(
                 "note: the {what} of the prompts changed since `{run}` was trained"
@@ -267,6 +251,31 @@ impl Questions {
         let scores = scored?;
         Ok((ScoreReport::new(&*self.scorer, &scores, run), scores))
     }
+}
+
+/// What prompts are made from now that they were not made from in training.
+pub fn changed_since_training(
+    trained: &AugmentSettings,
+    asked: &AugmentSettings,
+) -> Vec<&'static str> {
+    let mut differences = Vec::new();
+    if trained.template_sha256 != asked.template_sha256 {
+        differences.push("template");
+    }
+    for (what, trained, asked) in [
+        ("embedder", &trained.embedder_sha256, &asked.embedder_sha256),
+        (
+            "training rows",
+            &trained.knowledge_base_sha256,
+            &asked.knowledge_base_sha256,
+        ),
+    ] {
+        // Zero-shot prompts have neither.
+        if trained.is_some() && asked.is_some() && trained != asked {
+            differences.push(what);
+        }
+    }
+    differences
 }
 
 /// An answer up to the text that ends it.

@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the input is wrong, 2 our fault;
 //! 128 and the signal's number where a signal has ended a training early.
 
+mod asked;
 mod augmentation;
 mod base_model;
 mod bench;

@@ -45,6 +45,12 @@ pub enum EvalError {
         /// SQLite's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A query that a user wants to see the result of has none.
+    #[error("the query does not run: {problem}")]
+    Query {
+        /// SQLite's reason, or what it was stopped by.
+        problem: String,
+    },
     /// The process that runs queries does not start.
     #[error("cannot start `{}` to run queries in", program.display())]
     StartWorker {
@@ -181,7 +187,10 @@ impl EvalError {
             Self::InvalidScores { .. } | Self::InvalidAnswer { .. } => Some(
                 "score the run again, with `rag-tune eval` or `rag-tune score --rows`".to_owned(),
             ),
-            Self::InvalidDatabaseId { .. } | Self::Read { .. } | Self::Write { .. } => None,
+            Self::InvalidDatabaseId { .. }
+            | Self::Query { .. }
+            | Self::Read { .. }
+            | Self::Write { .. } => None,
         }
     }
 }

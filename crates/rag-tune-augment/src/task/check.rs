@@ -28,6 +28,14 @@ pub(super) fn check(task: &Task) -> Result<(), TaskError> {
 
 /// The columns that the templates name, in alphabetical order.
 pub(super) fn template_columns(task: &Task) -> BTreeSet<String> {
+    let parts = task.templates.parts().into_iter();
+    parts
+        .flat_map(|(part, _)| part_columns(task, part))
+        .collect()
+}
+
+/// The columns that one part's template names, in alphabetical order.
+pub(super) fn part_columns(task: &Task, wanted: Part) -> BTreeSet<String> {
     let mut columns = BTreeSet::new();
     for (part, source) in task.templates.parts() {
         // A template that does not parse names nothing, and `check` says why.
@@ -35,7 +43,8 @@ pub(super) fn template_columns(task: &Task) -> BTreeSet<String> {
             continue;
         };
         for name in undeclared(&environment, part) {
-            let column = part.row().and_then(|row| column_of(row, &name));
+            let column = part.row().filter(|_| part == wanted);
+            let column = column.and_then(|row| column_of(row, &name));
             columns.extend(column.map(str::to_owned));
         }
     }

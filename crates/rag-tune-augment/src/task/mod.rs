@@ -219,6 +219,18 @@ impl Task {
         further
     }
 
+    /// The columns that a question must have to be asked, without an answer: query, schema, and what the query's template names.
+    pub fn asked_columns(&self) -> Vec<String> {
+        let mut asked: Vec<String> = self.columns().into_iter().map(str::to_owned).collect();
+        for column in check::part_columns(self, Part::Query) {
+            if !asked.contains(&column) {
+                asked.push(column);
+            }
+        }
+        asked.retain(|column| *column != self.answer_column);
+        asked
+    }
+
     /// The question of `row` with its specifics replaced by [`MASK`]; the answer plays no part.
     ///
     /// # Panics
@@ -294,6 +306,8 @@ mod tests {
     fn columns_are_those_of_task_and_templates() {
         assert_eq!(Task::sql().columns(), ["question", "answer", "context"]);
         assert_eq!(Task::sql().further_columns(), ["db_id"]);
+        assert_eq!(Task::sql().asked_columns(), ["question", "context"]);
+        assert_eq!(Task::functional().asked_columns(), ["target"]);
         assert_eq!(Task::gsm8k().columns(), ["question", "answer"]);
         assert!(Task::gsm8k().further_columns().is_empty());
         assert_eq!(

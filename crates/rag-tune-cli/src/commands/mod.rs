@@ -1,5 +1,6 @@
 //! The commands, one file each: resolve the arguments, call the libraries, print.
 
+mod ask;
 mod augment;
 mod bench;
 mod chart;
@@ -38,6 +39,7 @@ pub enum Command {
     Augment(augment::AugmentArgs),
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
+    Ask(Box<ask::AskArgs>),
     Export(Box<export::ExportArgs>),
     Merge(merge::MergeArgs),
     Quantize(quantize::QuantizeArgs),
@@ -65,6 +67,7 @@ impl Command {
             Self::Augment(args) => augment::augment(args, out),
             Self::Train(args) => train::train(args, out),
             Self::Eval(args) => eval::eval(args, out),
+            Self::Ask(args) => ask::ask(args, out),
             Self::Export(args) => export::export(args, out),
             Self::Merge(args) => merge::merge(args, out),
             Self::Quantize(args) => quantize::quantize(args, out),

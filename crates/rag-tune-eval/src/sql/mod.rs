@@ -6,6 +6,7 @@
 //! - `sandbox`, `protocol`: starting workers, talking to them, and getting rid of those that hang or die
 //! - [`structure`]: exact-set match and hardness, from the text of the queries alone
 //! - `synthetic`: databases for rows that have none
+//! - `schema_text`: a database's tables as data sets describe them
 //! - `scorer`: all of it as a [`Scorer`](crate::Scorer)
 //!
 //! In a worker:
@@ -25,6 +26,7 @@ mod judge;
 mod protocol;
 mod row_judge;
 mod sandbox;
+mod schema_text;
 mod scorer;
 pub mod structure;
 mod synthetic;
@@ -37,6 +39,7 @@ pub use database::{DATABASES_VARIABLE, DatabaseSource, Databases};
 pub use execute::{QueryError, QueryLimits};
 pub use judge::{SqlCase, SqlJudge};
 pub use sandbox::Sandbox;
+pub use schema_text::schema_text;
 pub use scorer::SqlScorer;
 pub use synthetic::{ContextError, SyntheticCase, SyntheticDatabases};
 pub use table::{Cell, Table};

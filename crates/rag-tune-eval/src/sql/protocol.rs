@@ -24,6 +24,27 @@ pub struct Request {
     pub limits: QueryLimits,
 }
 
+/// A query whose result is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Query {
+    /// Absolute path of the SQLite file.
+    pub database: PathBuf,
+    /// The query.
+    pub sql: String,
+    /// What it may use.
+    pub limits: QueryLimits,
+}
+
+/// A line to the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Work {
+    /// A row is to be judged.
+    Judge(Request),
+    /// A query is to be run.
+    Query(Query),
+}
+
 /// Whose query runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +70,8 @@ pub enum Reply {
     Running(Side),
     /// The row is done.
     Judged(Verdict),
+    /// What a [`Query`] returned, or why it returned nothing.
+    Returned(Result<ResultTable, String>),
     /// A database cannot be opened.
     Unusable {
         /// The file.

@@ -7,8 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use super::protocol::{Reply, Request, Side, Verdict};
+use super::execute::QueryLimits;
+use super::protocol::{Query, Reply, Request, Side, Verdict, Work};
 use crate::error::EvalError;
+use crate::rows::ResultTable;
 
 /// What a worker has to start, also on a machine that is busy.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -57,6 +59,30 @@ impl Sandbox {
         Ok(Self::program(program, arguments))
     }
 
+    /// The first rows of what `sql`, a query that nobody has read, returns from `database`; only its first statement runs.
+    ///
+    /// # Errors
+    /// [`EvalError::Query`] if it fails or is stopped; [`EvalError::OpenDatabase`]; if no worker starts.
+    pub fn query(
+        &self,
+        database: &Path,
+        sql: &str,
+        limits: QueryLimits,
+    ) -> Result<ResultTable, EvalError> {
+        // Workers run in another folder.
+        let absolute = std::path::absolute(database).map_err(|source| EvalError::Read {
+            path: database.to_owned(),
+            source,
+        })?;
+        let query = Query {
+            database: absolute,
+            sql: sql.to_owned(),
+            limits,
+        };
+        let result = self.start()?.query(query)?;
+        result.map_err(|problem| EvalError::Query { problem })
+    }
+
     /// Starts a worker and waits until it is ready.
     pub(super) fn start(&self) -> Result<Worker, EvalError> {
         let failed = |source| EvalError::StartWorker {
@@ -102,6 +128,20 @@ pub(super) enum Lost {
     Died(String),
 }
 
+impl Lost {
+    /// It answers something else than it was asked.
+    fn unasked() -> Self {
+        Self::Died("it answers what it was not asked".to_owned())
+    }
+}
+
+fn unusable(path: &Path, reason: String) -> EvalError {
+    EvalError::OpenDatabase {
+        path: path.to_owned(),
+        source: reason.into(),
+    }
+}
+
 /// What became of a request.
 pub(super) enum Answer {
     /// The row is judged.
@@ -139,18 +179,9 @@ impl Worker {
     /// # Errors
     /// [`EvalError::OpenDatabase`]
     pub fn judge(&mut self, request: &Request) -> Result<Answer, EvalError> {
-        let unusable = |path: &Path, reason: String| EvalError::OpenDatabase {
-            path: path.to_owned(),
-            source: reason.into(),
-        };
-        // The only thing in a request that JSON may not be able to say is a path.
-        let line = serde_json::to_string(request)
-            .map_err(|error| unusable(&request.databases[0], error.to_string()))?;
-        if let Err(error) = writeln!(self.requests, "{line}").and_then(|()| self.requests.flush()) {
-            return Ok(Answer::Lost(
-                Side::Prediction,
-                Lost::Died(error.to_string()),
-            ));
+        let work = Work::Judge(request.clone());
+        if let Err(lost) = self.send(&work, &request.databases[0])? {
+            return Ok(Answer::Lost(Side::Prediction, lost));
         }
         let mut side = Side::Prediction;
         loop {
@@ -158,13 +189,39 @@ impl Worker {
                 Ok(Reply::Running(now)) => side = now,
                 Ok(Reply::Judged(verdict)) => return Ok(Answer::Judged(verdict)),
                 Ok(Reply::Unusable { path, reason }) => return Err(unusable(&path, reason)),
-                Ok(Reply::Ready | Reply::Unconfined { .. }) => {
-                    let reason = "it says that it has just started".to_owned();
-                    return Ok(Answer::Lost(side, Lost::Died(reason)));
+                Ok(Reply::Ready | Reply::Unconfined { .. } | Reply::Returned(_)) => {
+                    return Ok(Answer::Lost(side, Lost::unasked()));
                 }
                 Err(lost) => return Ok(Answer::Lost(side, lost)),
             }
         }
+    }
+
+    /// Has a query run; its result, or why it has none.
+    ///
+    /// # Errors
+    /// [`EvalError::OpenDatabase`]
+    fn query(&mut self, query: Query) -> Result<Result<ResultTable, String>, EvalError> {
+        let (database, time) = (query.database.clone(), query.limits.wall_clock + GRACE);
+        let stopped = |lost: Lost| Ok(Err(format!("the query was stopped: {lost}")));
+        if let Err(lost) = self.send(&Work::Query(query), &database)? {
+            return stopped(lost);
+        }
+        match self.reply(time) {
+            Ok(Reply::Returned(result)) => Ok(result),
+            Ok(Reply::Unusable { path, reason }) => Err(unusable(&path, reason)),
+            Ok(_) => stopped(Lost::unasked()),
+            Err(lost) => stopped(lost),
+        }
+    }
+
+    /// Sends a line; `database` is the file that it is about.
+    fn send(&mut self, work: &Work, database: &Path) -> Result<Result<(), Lost>, EvalError> {
+        // The only thing in a request that JSON may not be able to say is a path.
+        let line =
+            serde_json::to_string(work).map_err(|error| unusable(database, error.to_string()))?;
+        let sent = writeln!(self.requests, "{line}").and_then(|()| self.requests.flush());
+        Ok(sent.map_err(|error| Lost::Died(error.to_string())))
     }
 
     fn reply(&mut self, time: Duration) -> Result<Reply, Lost> {
@@ -223,7 +280,6 @@ fn forward(output: impl Read, replies: &Sender<Reply>) {
 mod tests {
     use std::time::Instant;
 
-    use super::super::execute::QueryLimits;
     use super::super::worker::serve;
     use super::*;
 
@@ -270,6 +326,49 @@ mod tests {
     }
 
     const READY: &str = "echo '\"ready\"'; ";
+
+    #[test]
+    fn a_query_returns_its_first_rows_or_says_why_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("zoo.sqlite");
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        let rows: Vec<String> = (0..30).map(|id| format!("({})", id / 2)).collect();
+        let script = format!(
+            "CREATE TABLE animal (id INTEGER); INSERT INTO animal VALUES {}",
+            rows.join(",")
+        );
+        connection.execute_batch(&script).unwrap();
+        let query = |sql: &str| Sandbox::thread().query(&file, sql, QueryLimits::default());
+        let table =
+            query("SELECT DISTINCT id FROM animal WHERE id < 3; DROP TABLE animal").unwrap();
+        assert_eq!(
+            (table.columns, table.rows),
+            (
+                vec!["id".to_owned()],
+                vec![vec![0.into()], vec![1.into()], vec![2.into()]]
+            )
+        );
+        let table = query("SELECT * FROM animal").unwrap();
+        assert_eq!((table.rows.len(), table.total_rows), (20, 30));
+        let problem = |sql: &str| query(sql).unwrap_err().to_string();
+        assert_eq!(
+            problem("SELECT wings FROM animal"),
+            "the query does not run: no such column: wings"
+        );
+        assert!(problem("DELETE FROM animal").starts_with("the query does not run: "));
+        let hangs = shell(&format!("{READY} exec sleep 1000"));
+        let limits = QueryLimits {
+            wall_clock: Duration::ZERO,
+            ..QueryLimits::default()
+        };
+        let error = hangs
+            .query(&file, "SELECT 1", limits)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did not answer within 3 s"), "{error}");
+        let error = Sandbox::thread().query(Path::new("no.sqlite"), "SELECT 1", limits);
+        assert!(matches!(error, Err(EvalError::OpenDatabase { .. })));
+    }
 
     #[test]
     fn a_program_that_does_not_start_is_named() {

@@ -4,8 +4,11 @@
 use std::io::{self, BufRead, Write};
 
 use super::confine::confine;
-use super::protocol::{Reply, Request, Side};
+use super::database::open_read_only;
+use super::execute::execute;
+use super::protocol::{Query, Reply, Side, Work};
 use super::row_judge::RowJudge;
+use super::tokens::first_statement;
 use crate::error::EvalError;
 
 /// What a program does that is started by a [`Sandbox`](super::Sandbox): gives up most of what a process may do, then
@@ -27,15 +30,19 @@ pub(super) fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<(
     send(&mut output, &Reply::Ready)?;
     let mut judge = RowJudge::default();
     for line in input.lines() {
-        let request: Request = serde_json::from_str(&line?)?;
+        let work: Work = serde_json::from_str(&line?)?;
         let mut sent = Ok(());
         let on_query = &mut |side: Side| {
             if sent.is_ok() {
                 sent = send(&mut output, &Reply::Running(side));
             }
         };
-        let reply = match judge.judge(&request, on_query) {
-            Ok(verdict) => Reply::Judged(verdict),
+        let done = match &work {
+            Work::Judge(request) => judge.judge(request, on_query).map(Reply::Judged),
+            Work::Query(query) => run(query),
+        };
+        let reply = match done {
+            Ok(reply) => reply,
             Err(EvalError::OpenDatabase { path, source }) => Reply::Unusable {
                 path,
                 reason: source.to_string(),
@@ -46,6 +53,14 @@ pub(super) fn serve(input: impl BufRead, mut output: impl Write) -> io::Result<(
         send(&mut output, &reply)?;
     }
     Ok(())
+}
+
+/// Runs the first statement of a text as it stands.
+fn run(query: &Query) -> Result<Reply, EvalError> {
+    let connection = open_read_only(&query.database)?;
+    let result = execute(&connection, &first_statement(&query.sql), &query.limits);
+    let result = result.map(|table| table.preview());
+    Ok(Reply::Returned(result.map_err(|error| error.to_string())))
 }
 
 /// Writes a line at once, so that a crash in the next moment does not swallow it.
