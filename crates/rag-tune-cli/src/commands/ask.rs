@@ -52,7 +52,7 @@ pub struct AskArgs {
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
     /// Draw tokens by probability, with logits divided by this; 0 takes the likeliest [default: 0]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Draw from the fewest tokens that hold this share of the probability [default: 1]
     #[arg(long, value_name = "P", requires = "temperature")]
