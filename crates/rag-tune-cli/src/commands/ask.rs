@@ -290,7 +290,10 @@ mod tests {
             ],
             total_rows: 7,
         };
-        insta::assert_snapshot!(shown(&result));
+        assert_eq!(
+            shown(&result),
+            "\nname      age\nAda  [2J  2\nNULL      1.5\n... 5 more rows\n"
+        );
         (result.rows, result.total_rows) = (vec![], 0);
         assert_eq!(shown(&result), "\nname  age\n(no rows)\n");
     }
