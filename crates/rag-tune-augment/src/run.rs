@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
         let rows = examples
             .iter()
             .map(|example| knowledge.train.row(example.row));
-        Ok(rows.collect::<Result<_, _>>()?)
+        rows.collect()
     }
 
     fn line(&self, row: &Row, examples: Vec<Example>) -> Result<AugmentedRow, AugmentError> {

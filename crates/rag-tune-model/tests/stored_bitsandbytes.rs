@@ -9,9 +9,6 @@ use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization, StoredQuantization};
 use rag_tune_model::error::ModelError;
 use rag_tune_model::llama::Llama;
-use rag_tune_model::lora::Projection;
-use rag_tune_model::lora_settings::LoraSettings;
-use rag_tune_model::merge::write_merged;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -130,20 +127,6 @@ fn settings_that_contradict_the_checkpoint_are_refused() {
         assert!(error.to_string().contains(key), "{error}");
         assert!(error.hint().unwrap().contains(key), "{error:?}");
     }
-}
-
-/// A merged weight would have to be quantised again, which loses what was learnt.
-#[test]
-fn an_adapter_is_not_merged_into_quantised_weights() {
-    let checkpoint = Checkpoint::open(&stored("int8")).unwrap();
-    let held = config(Quantization::Int8, true);
-    let llama = load(&stored("int8"), &held).unwrap();
-    let settings = LoraSettings::uniform(2, 2.0, [Projection::Q]);
-    let adapter = llama.fresh_adapter(settings, 1).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let merged = write_merged(folder.path(), &checkpoint, &adapter, &held, &mut |_, _| ());
-    let error = merged.unwrap_err().to_string();
-    assert!(error.contains("quantized already"), "{error}");
 }
 
 /// A copy of a stored model with one tensor changed, or removed where `change` returns `None`.

@@ -109,9 +109,7 @@ pub(super) fn shape_of(name: &str, config: &LlamaConfig) -> Option<Vec<usize>> {
     if [EMBEDDING, HEAD].contains(&name) {
         return Some(vec![config.vocab_size, config.hidden_size]);
     }
-    let Some((module, kind)) = name.rsplit_once('.') else {
-        return None;
-    };
+    let (module, kind) = name.rsplit_once('.')?;
     let projection = Projection::ALL
         .into_iter()
         .find(|projection| module.ends_with(&format!(".{}", projection.path())));

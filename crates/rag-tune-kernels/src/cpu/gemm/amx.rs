@@ -5,7 +5,10 @@
 //! columns, four registers of sums; up to 16 rows with all 64 columns of the panel. Each sum adds the same terms in the same order in both.
 
 use std::arch::asm;
-use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps};
+use std::arch::x86_64::{
+    _mm512_add_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
+};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -372,13 +375,65 @@ impl Sums {
             scales: part.store.scales.map(|scales| &scales[first..]),
             accumulate: part.store.accumulate,
         };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (store.columns == SQUARE, store.accumulate) {
+                (true, false) => self.store_square::<false>(part, rows, store),
+                (true, true) => self.store_square::<true>(part, rows, store),
+                (false, _) => self.store_some(part, rows, store),
+            }
+        }
+    }
+
+    /// 32 columns: so few instructions that the processor begins the next square's products meanwhile.
+    ///
+    /// # Safety
+    /// As [`Self::store`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_square<const ACCUMULATE: bool>(
+        &mut self,
+        part: &Part<'_>,
+        rows: Range<usize>,
+        store: Store<'_>,
+    ) {
+        let mut scales = [_mm512_set1_ps(1.0); 2];
+        if let Some(all) = store.scales {
+            let (lanes, _) = all.as_chunks::<TILE>();
+            for (scale, lane) in scales.iter_mut().zip(lanes) {
+                // SAFETY: a lane has 16 scales.
+                *scale = unsafe { _mm512_loadu_ps(lane.as_ptr()) };
+            }
+        }
+        for (index, row) in rows.enumerate() {
+            let line = self.line(index);
+            // SAFETY: the caller's promise; a line has 64 sums, and the result 32 columns from there on.
+            unsafe {
+                let out = part.out.at(row, store.first_column);
+                for (lane, scale) in scales.into_iter().enumerate() {
+                    let mut value = _mm512_mul_ps(_mm512_loadu_ps(line.add(lane * TILE)), scale);
+                    if ACCUMULATE {
+                        value = _mm512_add_ps(value, _mm512_loadu_ps(out.add(lane * TILE)));
+                    }
+                    _mm512_storeu_ps(out.add(lane * TILE), value);
+                }
+            }
+        }
+    }
+
+    /// Any number of columns.
+    ///
+    /// # Safety
+    /// As [`Self::store`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store_some(&mut self, part: &Part<'_>, rows: Range<usize>, store: Store<'_>) {
         for (index, row) in rows.enumerate() {
             let line = self.line(index);
             let mut sums = [_mm512_setzero_ps(); 4];
             // SAFETY: the caller's promise; a line has 64 sums.
             unsafe {
-                for (lane, sums) in sums.iter_mut().enumerate().take(columns / 16) {
-                    *sums = _mm512_loadu_ps(line.add(lane * 16));
+                let lanes = sums.iter_mut().take(store.columns.div_ceil(TILE));
+                for (lane, sums) in lanes.enumerate() {
+                    *sums = _mm512_loadu_ps(line.add(lane * TILE));
                 }
                 let out = part.out.at(row, store.first_column);
                 super::store_avx512(&[sums], out, part.out.stride(), store);
