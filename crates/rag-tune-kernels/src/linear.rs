@@ -449,6 +449,29 @@ mod tests {
         }
     }
 
+    /// Half a step of the code, and the weight's rounding to f16, for each feature.
+    #[test]
+    fn eight_bit_weights_stay_within_their_bound_of_f32() {
+        let [tokens, inner, out] = [9, 300, 70];
+        let (x, values) = (noise(tokens, inner, 5), noise(out, inner, 6));
+        let exact = Matrix::f32(out, inner, values.data().to_vec()).unwrap();
+        let expected = reference::linear(&x, &exact);
+        let held = Matrix::int8(out, inner, values.data()).unwrap();
+        let y = forward(&Input::new(&x, Compute::F32), &held).unwrap();
+        for token in 0..tokens {
+            for column in 0..out {
+                let weights = values.row(column);
+                let absmax = weights.iter().fold(0.0_f32, |max, w| max.max(w.abs()));
+                let terms = x.row(token).iter().zip(weights);
+                let bound: f32 = terms
+                    .map(|(x, w)| x.abs() * (absmax / 254.0 + w.abs() / 2048.0))
+                    .sum();
+                let error = (y.row(token)[column] - expected.row(token)[column]).abs();
+                assert!(error <= bound + 1e-4, "{token} {column}: {error} {bound}");
+            }
+        }
+    }
+
     #[test]
     fn a_row_alone_gives_the_bits_of_the_row_in_a_batch() {
         for kind in ["int8", "nf4", "bf16"] {
