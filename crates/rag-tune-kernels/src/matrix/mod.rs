@@ -21,6 +21,9 @@ use self::image::Packed;
 pub use self::image::{Image, ImageKind};
 use self::nf4::PackedNf4;
 
+/// Rows that are read by a task at least.
+const ROWS_WORTH_A_TASK: usize = 32;
+
 /// What block products are computed in; their results are f32.
 ///
 /// Any processor can do all three, and to the same figures but for the last bits of f32 sums; where it lacks the
@@ -276,8 +279,17 @@ impl Matrix {
     /// [`KernelError::Value`] if an id is not below `out`.
     pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor, KernelError> {
         let mut rows = Tensor::stale(ids.len(), self.in_features);
-        for (index, &id) in ids.iter().enumerate() {
-            self.read_row(id as usize, rows.row_mut(index))?;
+        let features = self.in_features.max(1);
+        let read = |(id, row): (&u32, &mut [f32])| self.read_row(*id as usize, row);
+        let to = rows.data_mut();
+        match ids.len() {
+            // A task would cost more than a few rows do.
+            0..ROWS_WORTH_A_TASK => ids.iter().zip(to.chunks_mut(features)).try_for_each(read)?,
+            _ => ids
+                .par_iter()
+                .zip(to.par_chunks_mut(features))
+                .with_min_len(ROWS_WORTH_A_TASK)
+                .try_for_each(read)?,
         }
         Ok(rows)
     }
