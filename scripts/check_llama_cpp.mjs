@@ -10,7 +10,12 @@
 // needs   node 20 or newer and the package node-llama-cpp, which brings llama.cpp built for the CPU
 //         (npm install node-llama-cpp@3.22.1); a base model as .gguf; a run of `rag-tune train`, whose evaluation was made
 //         with `--set model.quantization=none`, because llama.cpp does not round the base to 8 bits again
+// A model without a run, such as `rag-tune merge --gguf` writes: its logits after three prompts are compared, and that they
+// are within 10 % (rms) of ours, which is what rounding activations to 8 bits for Q8_0 weights costs llama.cpp; of the same file in
+// f32 (scripts/gguf_convert.py), within 0.1 %.
+//
 // run     NODE_PATH=.../node_modules node scripts/check_llama_cpp.mjs BASE.gguf RUN EVALUATION [ROWS]
+//         NODE_PATH=.../node_modules node scripts/check_llama_cpp.mjs MODEL.gguf [MODEL_F32.gguf]
 //         RAG_TUNE names the program, if it is not on the PATH; EXPORT_FLAGS are for its export, such as "--dtype f16"
 
 import {execFileSync} from "node:child_process";
@@ -28,19 +33,11 @@ const ragTune = process.env.RAG_TUNE ?? "rag-tune";
 const flags = (process.env.EXPORT_FLAGS ?? "").split(" ").filter(Boolean);
 const longest = 100;
 
-const folder = mkdtempSync(join(tmpdir(), "lora-"));
-const file = join(folder, "adapter.gguf");
-const order = ["export", "--adapter", run, "--format", "gguf", "--out", file, ...flags];
-execFileSync(ragTune, order, {stdio: ["ignore", "ignore", "inherit"]});
-
 const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error});
-const model = await llama.loadModel({modelPath: base});
-const lora = {adapters: [{filePath: file}]};
+let model = await llama.loadModel({modelPath: base});
 // Its defaults keep keys and values in 16 bits, and flash attention rounds them too.
 const exact = {experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32", flashAttention: false};
 const context = {contextSize: 2048, threads: 2, ...exact};
-const withAdapter = (await model.createContext({...context, lora})).getSequence();
-const without = (await model.createContext(context)).getSequence();
 
 /// Logits of the token after `ids`.
 async function logitsAfter(sequence, ids) {
@@ -86,6 +83,36 @@ function ourLogits(ids, flags) {
     return JSON.parse(output).logits_last;
 }
 
+/// Any that could be trained: only its base is run, and that is another.
+const config = join(import.meta.dirname, "../configs/sql_zero_shot_smollm2.toml");
+
+/// The models' logits after three prompts beside ours of the first, which are those of dequantised weights.
+async function compareModels(paths) {
+    let isNear = true;
+    for (const [index, path] of paths.entries()) {
+        model = await llama.loadModel({modelPath: path});
+        const sequence = (await model.createContext(context)).getSequence();
+        for (const prompt of ["SELECT count(*) FROM singer WHERE", "The capital of France is", "1 2 3 4 5"]) {
+            const ids = model.tokenize(prompt);
+            const {largest, relative} = compare(await logitsAfter(sequence, ids), ourLogits(ids, ["--config", config, "--set", `model.base=${paths[0]}`]));
+            console.log(`${path}: "${prompt}": logits differ by ${largest.toExponential(1)} at most, ${(100 * relative).toPrecision(2)} % rms`);
+            isNear &&= relative < (index === 0 ? 0.1 : 0.001);
+        }
+    }
+    return isNear;
+}
+
+const models = [base, run].filter((path) => path?.endsWith(".gguf"));
+if (run === undefined || models.length === 2) process.exit((await compareModels(models)) ? 0 : 1);
+
+const folder = mkdtempSync(join(tmpdir(), "lora-"));
+const file = join(folder, "adapter.gguf");
+const order = ["export", "--adapter", run, "--format", "gguf", "--out", file, ...flags];
+execFileSync(ragTune, order, {stdio: ["ignore", "ignore", "inherit"]});
+
+const lora = {adapters: [{filePath: file}]};
+const withAdapter = (await model.createContext({...context, lora})).getSequence();
+const without = (await model.createContext(context)).getSequence();
 const lines = readFileSync(join(run, "eval", evaluation, "predictions.jsonl"), "utf8").trim().split("\n");
 const counts = {rows: 0, equalWith: 0, equalWithout: 0};
 for (const line of lines.slice(0, Number(rows))) {
