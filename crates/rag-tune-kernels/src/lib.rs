@@ -10,6 +10,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod adamw_8bit;
+pub mod adapted;
 mod aligned;
 mod arena;
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod dropout;
 pub mod encoder_attention;
 pub mod error;
 pub mod floats;
+pub mod gated;
 pub mod layer_norm;
 pub mod linear;
 pub mod matrix;

@@ -4,24 +4,28 @@
 //! weights the row scale is folded into `dy`, and `i8 -> bf16` is exact, so neither direction
 //! needs a dequantised copy. NF4 weights are dequantised panel by panel, rounded to bf16.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::gemm::AmxProduct;
 use crate::cpu::gemm::{
-    Bf16Product, Bf16Rows, Epilogue, F32Product, Int8Product, Int8Rows, VectorWiseRows,
+    Bf16Product, Bf16Rows, Epilogue, F32Product, Int8Product, Int8Rows, Product, VectorWiseRows,
     multiply as multiply_panels, round_rows,
 };
-use crate::cpu::gemm_f32::{self, View};
+use crate::cpu::gemm_f32::{self, Threads, View};
 use crate::cpu::panels::{Codes, Direction, PackedWeights};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::{Compute, Matrix};
 use crate::processor::{Level, level_in_use};
+use crate::stored::{Stored, Values};
 use crate::tensor::Tensor;
 
 /// An activation, converted once for all the products that read it.
 pub struct Input<'a> {
-    tensor: &'a Tensor,
+    shape: [usize; 2],
+    /// What `bf16` stands for where it was all there was.
+    tensor: OnceLock<Cow<'a, Tensor>>,
     compute: Compute,
     level: Level,
     /// Factors of the columns, folded in before rounding.
@@ -29,8 +33,9 @@ pub struct Input<'a> {
     bf16: OnceLock<Bf16Rows>,
     int8: OnceLock<Int8Rows>,
     vector_wise: OnceLock<VectorWiseRows>,
-    /// What `bf16` or `int8` would stand for, where the processor has no instruction for them.
+    /// What `bf16` and `int8` or `vector_wise` stand for, where the processor has no instruction for them.
     rounded: OnceLock<Vec<f32>>,
+    decoded: OnceLock<Vec<f32>>,
 }
 
 impl<'a> Input<'a> {
@@ -39,93 +44,171 @@ impl<'a> Input<'a> {
         Self::at_level(x, compute, None, level_in_use())
     }
 
+    /// Prepares `x` `[tokens, in]`, and keeps it.
+    pub fn owned(x: Tensor, compute: Compute) -> Self {
+        let shape = x.shape();
+        Self::unprepared(
+            shape,
+            OnceLock::from(Cow::Owned(x)),
+            compute,
+            level_in_use(),
+        )
+    }
+
+    /// Prepares `x` `[tokens, in]` as it was stored.
+    pub fn of_stored(x: &'a Stored, compute: Compute) -> Self {
+        let level = level_in_use();
+        let [tokens, features] = x.shape();
+        match x.values() {
+            Values::Bf16(values) if takes_bf16(compute, level) => {
+                let rows = Bf16Rows::from_bf16(values, tokens, features);
+                Self::rounded(rows, None, compute, level)
+            }
+            _ => Self::unprepared(x.shape(), x.widened().into(), compute, level),
+        }
+    }
+
+    /// Rows that were rounded as they were made, and what they were before if anybody will ask.
+    pub(crate) fn rounded(
+        rows: Bf16Rows,
+        exact: Option<Tensor>,
+        compute: Compute,
+        level: Level,
+    ) -> Self {
+        let exact = exact.map_or_else(OnceLock::new, |tensor| OnceLock::from(Cow::Owned(tensor)));
+        let shape = rows.shape();
+        Self {
+            bf16: rows.into(),
+            ..Self::unprepared(shape, exact, compute, level)
+        }
+    }
+
     pub(crate) fn at_level(
         tensor: &'a Tensor,
         compute: Compute,
         scales: Option<&'a [f32]>,
         level: Level,
     ) -> Self {
+        let borrowed = OnceLock::from(Cow::Borrowed(tensor));
         Self {
+            scales,
+            ..Self::unprepared(tensor.shape(), borrowed, compute, level)
+        }
+    }
+
+    fn unprepared(
+        shape: [usize; 2],
+        tensor: OnceLock<Cow<'a, Tensor>>,
+        compute: Compute,
+        level: Level,
+    ) -> Self {
+        Self {
+            shape,
             tensor,
             compute,
             level,
-            scales,
+            scales: None,
             bf16: OnceLock::new(),
             int8: OnceLock::new(),
             vector_wise: OnceLock::new(),
             rounded: OnceLock::new(),
+            decoded: OnceLock::new(),
         }
     }
 
-    /// The activation as it was.
+    /// The activation as it was, or as it was rounded where that is all there is.
     pub fn tensor(&self) -> &Tensor {
         self.tensor
+            .get_or_init(|| Cow::Owned(self.bf16().widened()))
+    }
+
+    /// As [`Self::tensor`].
+    pub fn into_tensor(self) -> Tensor {
+        self.tensor();
+        self.tensor.into_inner().unwrap_or_default().into_owned()
+    }
+
+    /// `[tokens, in]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// What kernels it is for.
+    pub(crate) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What products with it are computed in.
+    pub(crate) fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The codes that 8-bit weights meet.
     fn codes(&self) -> &Int8Rows {
-        let [rows, inner] = self.tensor.shape();
+        let [rows, inner] = self.shape;
         match self.compute {
             Compute::LlmInt8 => &self.vector_wise().codes,
             Compute::F32 | Compute::Bf16 | Compute::Int8 => self
                 .int8
-                .get_or_init(|| Int8Rows::new(self.tensor.data(), rows, inner, self.scales)),
+                .get_or_init(|| Int8Rows::new(self.tensor().data(), rows, inner, self.scales)),
         }
     }
 
     fn vector_wise(&self) -> &VectorWiseRows {
-        let [rows, inner] = self.tensor.shape();
+        let [rows, inner] = self.shape;
         self.vector_wise
-            .get_or_init(|| VectorWiseRows::new(self.tensor.data(), rows, inner))
+            .get_or_init(|| VectorWiseRows::new(self.tensor().data(), rows, inner))
     }
 
     fn bf16(&self) -> &Bf16Rows {
-        let [rows, inner] = self.tensor.shape();
-        self.bf16
-            .get_or_init(|| Bf16Rows::new(self.tensor.data(), rows, inner, self.scales))
+        let [rows, inner] = self.shape;
+        self.bf16.get_or_init(|| {
+            let tensor = self.tensor.get().map_or(&[][..], |tensor| tensor.data());
+            Bf16Rows::new(tensor, rows, inner, self.scales)
+        })
+    }
+
+    /// `(self * scales) weights` for packed weights.
+    pub(crate) fn product<'p>(&'p self, weights: PackedWeights<'p>) -> Box<dyn Product + 'p> {
+        let has_codes = matches!(weights.codes, Codes::Int8(_));
+        let [_, inner] = self.shape;
+        let (rows, scales) = match self.compute {
+            Compute::F32 => (self.tensor().data(), self.scales),
+            Compute::Int8 | Compute::LlmInt8 if has_codes && self.level >= Level::Avx512Vnni => {
+                return Box::new(Int8Product::new(self.codes(), weights));
+            }
+            Compute::Int8 | Compute::LlmInt8 if has_codes => {
+                let dequantized = || self.codes().dequantized();
+                (self.decoded.get_or_init(dequantized).as_slice(), None)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Amx => {
+                return Box::new(AmxProduct::new(self.bf16(), weights));
+            }
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Avx512Bf16 => {
+                return Box::new(Bf16Product::new(self.bf16(), weights));
+            }
+            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 => {
+                let round = || round_rows(self.tensor().data(), inner, self.scales);
+                (self.rounded.get_or_init(round).as_slice(), None)
+            }
+        };
+        Box::new(F32Product::new(rows, weights, scales, self.level))
     }
 
     /// `out (+)= (self * scales) weights` for packed weights.
     fn multiply(&self, out: &mut [f32], weights: PackedWeights<'_>, epilogue: Epilogue<'_>) {
-        let has_codes = matches!(weights.codes, Codes::Int8(_));
-        let (data, inner) = (self.tensor.data(), self.tensor.cols());
-        let rounded_here;
-        let (rows, scales) = match self.compute {
-            Compute::F32 => (data, self.scales),
-            Compute::Int8 | Compute::LlmInt8 if has_codes && self.level >= Level::Avx512Vnni => {
-                let product = Int8Product::new(self.codes(), weights);
-                return multiply_panels(out, &product, epilogue);
-            }
-            Compute::Int8 | Compute::LlmInt8 if has_codes => {
-                let dequantized = || self.codes().dequantized();
-                (self.rounded.get_or_init(dequantized).as_slice(), None)
-            }
-            #[cfg(target_arch = "x86_64")]
-            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Amx => {
-                let product = AmxProduct::new(self.bf16(), weights);
-                return multiply_panels(out, &product, epilogue);
-            }
-            Compute::Bf16 | Compute::Int8 | Compute::LlmInt8 if self.level >= Level::Avx512Bf16 => {
-                let product = Bf16Product::new(self.bf16(), weights);
-                return multiply_panels(out, &product, epilogue);
-            }
-            Compute::Bf16 => {
-                let round = || round_rows(data, inner, self.scales);
-                (self.rounded.get_or_init(round).as_slice(), None)
-            }
-            // `rounded` is what codes meet; other weights in 8-bit compute are few.
-            Compute::Int8 | Compute::LlmInt8 => {
-                rounded_here = round_rows(data, inner, self.scales);
-                (rounded_here.as_slice(), None)
-            }
-        };
-        let product = F32Product::new(rows, weights, scales, self.level);
-        multiply_panels(out, &product, epilogue);
+        multiply_panels(out, &*self.product(weights), epilogue);
     }
 }
 
+/// Whether 8-bit and bf16 weights meet [`Bf16Rows`].
+pub(crate) fn takes_bf16(compute: Compute, level: Level) -> bool {
+    compute == Compute::Bf16 && level >= Level::Avx512Bf16
+}
+
 /// The weights packed for `compute`, with their row scales; `None` where they are multiplied as dense f32.
-fn packed(
+pub(crate) fn packed(
     weight: &Matrix,
     direction: Direction,
     compute: Compute,
@@ -147,9 +230,9 @@ fn packed(
 /// [`KernelError::Shape`] if the last axis of `x` is not `in`.
 pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
     let [out_features, in_features] = weight.shape();
-    let tokens = x.tensor.rows();
+    let [tokens, features] = x.shape;
     let operation = "linear::forward";
-    check_shape(operation, "x", &x.tensor.shape(), &[tokens, in_features])?;
+    check_shape(operation, "x", &[tokens, features], &[tokens, in_features])?;
     let mut y = Tensor::stale(tokens, out_features);
     if let Some((packed, scales)) = packed(weight, Direction::Forward, x.compute) {
         let epilogue = Epilogue {
@@ -164,7 +247,7 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
     }
     let mut scratch = Vec::new();
     let weight = dense_view(weight, &mut scratch).transposed();
-    multiply(&mut y, 0.0, 1.0, view(x.tensor), weight);
+    multiply(&mut y, 0.0, 1.0, view(x.tensor()), weight);
     Ok(y)
 }
 
@@ -326,7 +409,7 @@ fn view(tensor: &Tensor) -> View<'_> {
 
 fn multiply(out: &mut Tensor, keep: f32, factor: f32, a: View<'_>, b: View<'_>) {
     let stride = out.cols();
-    gemm_f32::multiply(out.data_mut(), stride, keep, factor, a, b);
+    gemm_f32::multiply(out.data_mut(), stride, keep, factor, a, b, Threads::All);
 }
 
 #[cfg(test)]

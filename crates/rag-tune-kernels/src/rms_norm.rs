@@ -2,6 +2,9 @@
 
 use crate::cpu;
 use crate::error::{KernelError, check_shape};
+use crate::linear::{Input, takes_bf16};
+use crate::matrix::Compute;
+use crate::processor::level_in_use;
 use crate::tensor::Tensor;
 
 /// Normalises each row.
@@ -16,6 +19,31 @@ pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor, KernelErr
     let mut y = Tensor::stale(x.rows(), x.cols());
     cpu::rms_norm::forward(x.data(), weight, eps, y.data_mut());
     Ok(y)
+}
+
+/// [`forward`] as an input of products in `compute`; `exact` says whether anybody will ask for the values before products round them.
+///
+/// # Shapes
+/// As [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub fn input(
+    x: &Tensor,
+    weight: &[f32],
+    eps: f32,
+    compute: Compute,
+    exact: bool,
+) -> Result<Input<'static>, KernelError> {
+    let level = level_in_use();
+    if !takes_bf16(compute, level) {
+        return Ok(Input::owned(forward(x, weight, eps)?, compute));
+    }
+    check_shape("rms_norm::input", "weight", &[weight.len()], &[x.cols()])?;
+    let mut y = exact.then(|| Tensor::stale(x.rows(), x.cols()));
+    let values = y.as_mut().map(Tensor::data_mut);
+    let rows = cpu::rms_norm::forward_rounded(x.data(), weight, eps, values);
+    Ok(Input::rounded(rows, y, compute, level))
 }
 
 /// `dx += d loss / d x`; `weight` is frozen.
@@ -46,6 +74,7 @@ mod tests {
     use super::*;
     use crate::reference;
     use crate::reference::testing::{max_error, noise};
+    use crate::stored::round;
 
     #[test]
     fn rms_norm_matches_reference() {
@@ -54,6 +83,19 @@ mod tests {
             let weight = noise(1, hidden, 3).into_vec();
             let y = forward(&x, &weight, 1e-5).unwrap();
             assert!(max_error(&y, &reference::rms_norm(&x, &weight, 1e-5)) < 1e-5);
+            for compute in Compute::ALL {
+                for exact in [false, true] {
+                    let input = input(&x, &weight, 1e-5, compute, exact).unwrap();
+                    let mut expected = y.clone();
+                    if !exact && takes_bf16(compute, level_in_use()) {
+                        round(&mut expected, compute);
+                    }
+                    assert!(
+                        input.into_tensor() == expected,
+                        "{tokens} x {hidden}, {compute:?}"
+                    );
+                }
+            }
             let mut dx = noise(tokens, hidden, 4);
             let mut expected = dx.clone();
             backward(&dy, &x, &weight, 1e-5, &mut dx).unwrap();

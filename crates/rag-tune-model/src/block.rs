@@ -6,10 +6,12 @@
 //! ```
 
 use rag_tune_kernels::attention::{self, AttentionOutput, Heads, Qkv};
+use rag_tune_kernels::gated::Wanted;
+use rag_tune_kernels::linear::Input;
 use rag_tune_kernels::rope::{RopeTable, Turn};
 use rag_tune_kernels::{Compute, KernelError, Matrix, Sequences, Stored, Tensor, rms_norm, swiglu};
 
-use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext};
+use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext, is_any_adapted};
 use crate::lora::{AdapterGradient, LoraDropout, LoraFactors, Projection};
 use crate::non_finite::Operation;
 
@@ -92,7 +94,7 @@ pub(crate) struct AttentionInputs {
     pub(crate) v: Stored,
     downs: Downs,
     /// What the projections read.
-    normed: Tensor,
+    normed: Input<'static>,
 }
 
 impl AttentionInputs {
@@ -107,11 +109,11 @@ impl AttentionInputs {
 
 /// The MLP's inner activations.
 struct MlpInner {
-    normed: Tensor,
+    normed: Input<'static>,
     gate: Stored,
     up: Stored,
     gate_up_downs: Downs,
-    product: Tensor,
+    product: Input<'static>,
     down_down: Downs,
 }
 
@@ -122,6 +124,17 @@ enum Site {
     AttentionOutput,
     MlpInput,
     MlpProduct,
+}
+
+/// The norm of `x` as `layers` read it.
+fn normed(
+    x: &Tensor,
+    weight: &[f32],
+    context: BlockContext<'_>,
+    layers: &[AdaptedLinear<'_>],
+) -> Result<Input<'static>, KernelError> {
+    let exact = is_any_adapted(layers);
+    rms_norm::input(x, weight, context.eps, context.compute, exact)
 }
 
 impl Block {
@@ -159,12 +172,18 @@ impl Block {
         x: &Tensor,
         context: BlockContext<'_>,
     ) -> Result<AttentionInputs, KernelError> {
-        let normed = rms_norm::forward(x, &self.attention_norm, context.eps)?;
+        let layers = self.qkv_layers(context);
+        let normed = normed(x, &self.attention_norm, context, &layers)?;
         let group = self.group(context, Site::AttentionInput);
-        let ([q, k, v], downs) = group.forward(&normed, self.qkv_layers(context))?;
+        let read = group.read(&normed, &layers);
+        let [q, k, v] = &layers;
+        let (q, q_down) = group.output(&read, q, None)?;
+        let (k, k_down) = group.output(&read, k, None)?;
+        let (v, v_down) = group.stored(&read, v)?;
+        let downs = vec![q_down, k_down, v_down];
         let (rope, positions) = (context.rope, context.positions);
         let [q, k] = [q, k].map(|tensor| rope.store(tensor, positions, context.compute));
-        let (q, k, v) = (q?, k?, Stored::new(v, context.compute));
+        let (q, k) = (q?, k?);
         Ok(AttentionInputs {
             q,
             k,
@@ -182,10 +201,11 @@ impl Block {
         context: BlockContext<'_>,
     ) -> Result<(Tensor, Downs), KernelError> {
         let group = self.group(context, Site::AttentionOutput);
-        let attended = attended.widened();
-        let ([mut h], downs) = group.forward(&attended, [self.adapted(context, Projection::O)])?;
-        h.add_assign(x)?;
-        Ok((h, downs))
+        let attended = Input::of_stored(attended, context.compute);
+        let layer = self.adapted(context, Projection::O);
+        let read = group.read(&attended, &[layer]);
+        let (h, down) = group.output(&read, &layer, Some(x))?;
+        Ok((h, vec![down]))
     }
 
     /// `y = h + mlp(h)`
@@ -193,22 +213,28 @@ impl Block {
         &self,
         h: &Tensor,
         context: BlockContext<'_>,
+        keep: bool,
     ) -> Result<(Tensor, MlpInner), KernelError> {
-        let normed = rms_norm::forward(h, &self.mlp_norm, context.eps)?;
+        let layers = self.gate_up_layers(context);
+        let normed = normed(h, &self.mlp_norm, context, &layers)?;
         let group = self.group(context, Site::MlpInput);
-        let (gate_up, gate_up_downs) = group.forward(&normed, self.gate_up_layers(context))?;
-        let [gate, up] = gate_up.map(|tensor| Stored::new(tensor, context.compute));
-        let product = swiglu::forward(&gate, &up)?;
+        let down = self.adapted(context, Projection::Down);
+        let wanted = Wanted {
+            layers: keep,
+            exact_product: is_any_adapted(&[down]),
+        };
+        let read = group.read(&normed, &layers);
+        let (gated, gate_up_downs) = group.gated(&read, layers, wanted)?;
         let group = self.group(context, Site::MlpProduct);
-        let ([mut y], down_down) =
-            group.forward(&product, [self.adapted(context, Projection::Down)])?;
-        y.add_assign(h)?;
+        let read = group.read(&gated.product, &[down]);
+        let (y, down_down) = group.output(&read, &down, Some(h))?;
+        let down_down = vec![down_down];
         let inner = MlpInner {
             normed,
-            gate,
-            up,
+            gate: gated.gate,
+            up: gated.up,
             gate_up_downs,
-            product,
+            product: gated.product,
             down_down,
         };
         Ok((y, inner))
@@ -223,7 +249,7 @@ impl Block {
     ) -> Result<Tensor, KernelError> {
         let (h, _) = self.add_attention(&x, &attended, context)?;
         drop((x, attended));
-        Ok(self.add_mlp(&h, context)?.0)
+        Ok(self.add_mlp(&h, context, false)?.0)
     }
 
     /// The whole block over packed sequences, keeping nothing.
@@ -262,7 +288,7 @@ impl Block {
         context: BlockContext<'_>,
         keep: Keep,
     ) -> Result<(Tensor, Saved), KernelError> {
-        let all = |tensor: Tensor| (keep == Keep::All).then_some(tensor);
+        let all = |input: Input<'static>| (keep == Keep::All).then(|| input.into_tensor());
         let inputs = self.attention_inputs(&x, context)?;
         let AttentionOutput { out, lse } =
             attention::forward(inputs.qkv(), sequences, context.heads)?;
@@ -286,7 +312,7 @@ impl Block {
             lse,
             o_down,
         };
-        let (y, inner) = self.add_mlp(&h, context)?;
+        let (y, inner) = self.add_mlp(&h, context, true)?;
         let mlp = MlpSaved {
             h,
             normed: all(inner.normed),
@@ -315,7 +341,7 @@ impl Block {
         tell(Operation::Attention, &attended.widened());
         let (h, _) = self.add_attention(&x, &attended, context)?;
         tell(Operation::OProj, &h);
-        let (y, mlp) = self.add_mlp(&h, context)?;
+        let (y, mlp) = self.add_mlp(&h, context, true)?;
         tell(Operation::GateProj, &mlp.gate.into_tensor());
         tell(Operation::UpProj, &mlp.up.into_tensor());
         tell(Operation::DownProj, &y);
@@ -350,11 +376,11 @@ impl Block {
             Some(product) => product,
             None => swiglu::forward(&saved.gate, &saved.up)?,
         };
-        let down = [self.adapted(context, Projection::Down)];
+        let down = self.adapted(context, Projection::Down);
         let group = self.group(context, Site::MlpProduct);
         let d_y = [d_y];
         let gradients = self.gradients(gradient, [Projection::Down]);
-        let d_product = group.backward(&d_y, &product, down, &saved.down_down, gradients)?;
+        let d_product = group.backward(&d_y, &product, [down], &saved.down_down, gradients)?;
         drop(product);
         let (d_gate, d_up) = swiglu::backward(d_product, &saved.gate, &saved.up)?;
         drop((saved.gate, saved.up));

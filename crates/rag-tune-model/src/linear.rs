@@ -4,9 +4,11 @@ mod dora;
 
 use std::collections::BTreeMap;
 
+use rag_tune_kernels::adapted::{self, Layer, Update};
 use rag_tune_kernels::dropout::Dropout;
+use rag_tune_kernels::gated::{self, Gated, Wanted};
 use rag_tune_kernels::linear::{self, Input, Write, product_nn, product_nt, product_tn};
-use rag_tune_kernels::{Compute, KernelError, Matrix, Tensor, bias};
+use rag_tune_kernels::{Compute, KernelError, Matrix, Stored, Tensor, bias, swiglu};
 
 use self::dora::{Dora, add_rescaled, rescaled, scale_columns, scaled_rows};
 pub(crate) use self::dora::{add_update, factor, length, row_norms};
@@ -70,33 +72,46 @@ impl<'a> AdaptedLinear<'a> {
         }
     }
 
-    /// Adds the update on `lora_input` to the base's `output`; returns `lora_input A^T`. `dropped` is `lora_input` where
-    /// that is not the base's own.
-    fn add_update(
-        &self,
-        output: &mut Tensor,
-        lora: &LoraFactors,
-        lora_input: &Tensor,
-        dropped: Option<&Input<'_>>,
-    ) -> Result<Tensor, KernelError> {
-        let mut down = Tensor::stale(lora_input.rows(), lora.a.rows());
-        product_nt(&mut down, 0.0, 1.0, lora_input, &lora.a)?;
-        match self.dora {
-            None => product_nt(output, 1.0, self.scaling, &down, &lora.b)?,
-            Some(dora) => {
-                let factors = dora.factors();
-                match dropped {
-                    None => scale_columns(output, &factors),
-                    Some(dropped) => {
-                        let base = linear::forward(dropped, self.weight)?;
-                        add_rescaled(output, &base, &factors);
-                    }
-                }
-                let b = scaled_rows(&lora.b, &factors);
-                product_nt(output, 1.0, self.scaling, &down, &b)?;
-            }
+    /// As products take it.
+    fn with_down<'d>(&self, down: Option<&'d Tensor>) -> Layer<'d>
+    where
+        'a: 'd,
+    {
+        let update = self.lora.zip(down).map(|(lora, down)| Update {
+            down,
+            b: &lora.b,
+            scaling: self.scaling,
+        });
+        Layer {
+            weight: self.weight,
+            update,
+            bias: self.bias,
         }
-        Ok(down)
+    }
+}
+
+/// Whether an update reads what the layers read, before products round it.
+pub(crate) fn is_any_adapted(layers: &[AdaptedLinear<'_>]) -> bool {
+    layers.iter().any(|layer| layer.lora.is_some())
+}
+
+/// What the layers of a group read.
+pub(crate) struct Read<'t, 'x> {
+    input: &'t Input<'x>,
+    /// What their updates read, where it is not the same.
+    dropped: Option<Tensor>,
+}
+
+impl Read<'_, '_> {
+    /// `dropout(x) A^T`, where the layer has an update.
+    fn down(&self, layer: &AdaptedLinear<'_>) -> Result<Option<Tensor>, KernelError> {
+        let Some(lora) = layer.lora else {
+            return Ok(None);
+        };
+        let x = self.dropped.as_ref().unwrap_or_else(|| self.input.tensor());
+        let mut down = Tensor::stale(x.rows(), lora.a.rows());
+        product_nt(&mut down, 0.0, 1.0, x, &lora.a)?;
+        Ok(Some(down))
     }
 }
 
@@ -112,39 +127,105 @@ pub(crate) struct GroupContext {
 pub(crate) type Downs = Vec<Option<Tensor>>;
 
 impl GroupContext {
-    fn dropped(&self, x: &Tensor) -> Option<Tensor> {
+    /// What the updates of `layers` read of `x`, where that is not all of it.
+    fn dropped<'t>(
+        &self,
+        layers: &[AdaptedLinear<'_>],
+        x: impl FnOnce() -> &'t Tensor,
+    ) -> Option<Tensor> {
         self.dropout
-            .filter(|dropout| dropout.probability > 0.0)
-            .map(|dropout| dropout.apply(x))
+            .filter(|dropout| dropout.probability > 0.0 && is_any_adapted(layers))
+            .map(|dropout| dropout.apply(x()))
     }
 
-    /// Outputs `[tokens, out]` of the layers on `x` `[tokens, in]`, biases included.
-    pub(crate) fn forward<const N: usize>(
+    /// What `layers` read, `[tokens, in]`.
+    pub(crate) fn read<'t, 'x>(
         &self,
-        x: &Tensor,
-        layers: [AdaptedLinear<'_>; N],
-    ) -> Result<([Tensor; N], Downs), KernelError> {
-        let input = Input::new(x, self.compute);
-        let adapted = layers.iter().any(|layer| layer.lora.is_some());
-        let dropped = if adapted { self.dropped(x) } else { None };
-        let lora_input = dropped.as_ref().unwrap_or(x);
-        let dropped_input = self.dora_input(dropped.as_ref(), &layers);
-        let mut outputs = std::array::from_fn(|_| Tensor::default());
-        let mut downs = Vec::with_capacity(N);
-        for (layer, output) in layers.iter().zip(&mut outputs) {
-            *output = linear::forward(&input, layer.weight)?;
-            let down = match layer.lora {
-                None => None,
-                Some(lora) => {
-                    Some(layer.add_update(output, lora, lora_input, dropped_input.as_ref())?)
+        input: &'t Input<'x>,
+        layers: &[AdaptedLinear<'_>],
+    ) -> Read<'t, 'x> {
+        let dropped = self.dropped(layers, || input.tensor());
+        Read { input, dropped }
+    }
+
+    /// A layer's output `[tokens, out]`, bias included, plus `residual`; and its down.
+    pub(crate) fn output(
+        &self,
+        read: &Read<'_, '_>,
+        layer: &AdaptedLinear<'_>,
+        residual: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>), KernelError> {
+        let down = read.down(layer)?;
+        let output = match (layer.dora, layer.lora, &down) {
+            (Some(dora), Some(lora), Some(down)) => {
+                let mut output = self.dora_output(read, layer, (dora, lora), down)?;
+                if let Some(residual) = residual {
+                    output.add_assign(residual)?;
                 }
-            };
-            downs.push(down);
-            if let Some(bias) = layer.bias {
-                bias::add(output, bias)?;
+                output
+            }
+            _ => adapted::forward(read.input, layer.with_down(down.as_ref()), residual)?,
+        };
+        Ok((output, down))
+    }
+
+    fn dora_output(
+        &self,
+        read: &Read<'_, '_>,
+        layer: &AdaptedLinear<'_>,
+        (dora, lora): (Dora<'_>, &LoraFactors),
+        down: &Tensor,
+    ) -> Result<Tensor, KernelError> {
+        let mut output = linear::forward(read.input, layer.weight)?;
+        let factors = dora.factors();
+        match &read.dropped {
+            None => scale_columns(&mut output, &factors),
+            Some(dropped) => {
+                let dropped = Input::new(dropped, self.compute);
+                let base = linear::forward(&dropped, layer.weight)?;
+                add_rescaled(&mut output, &base, &factors);
             }
         }
-        Ok((outputs, downs))
+        let b = scaled_rows(&lora.b, &factors);
+        product_nt(&mut output, 1.0, layer.scaling, down, &b)?;
+        if let Some(bias) = layer.bias {
+            bias::add(&mut output, bias)?;
+        }
+        Ok(output)
+    }
+
+    /// As [`Self::output`], as it waits for the backward pass.
+    pub(crate) fn stored(
+        &self,
+        read: &Read<'_, '_>,
+        layer: &AdaptedLinear<'_>,
+    ) -> Result<(Stored, Option<Tensor>), KernelError> {
+        if layer.dora.is_some() {
+            let (output, down) = self.output(read, layer, None)?;
+            return Ok((Stored::new(output, self.compute), down));
+        }
+        let down = read.down(layer)?;
+        let output = adapted::stored(read.input, layer.with_down(down.as_ref()))?;
+        Ok((output, down))
+    }
+
+    /// `silu(gate(x)) * up(x)` `[tokens, out]` of two layers, and their downs.
+    pub(crate) fn gated(
+        &self,
+        read: &Read<'_, '_>,
+        layers: [AdaptedLinear<'_>; 2],
+        wanted: Wanted,
+    ) -> Result<(Gated, Downs), KernelError> {
+        if layers.iter().any(|layer| layer.dora.is_some()) {
+            let [gate, up] = layers.map(|layer| self.stored(read, &layer));
+            let ((gate, gate_down), (up, up_down)) = (gate?, up?);
+            let product = Input::owned(swiglu::forward(&gate, &up)?, self.compute);
+            return Ok((Gated { product, gate, up }, vec![gate_down, up_down]));
+        }
+        let [gate, up] = layers.map(|layer| read.down(&layer));
+        let downs = vec![gate?, up?];
+        let parts = std::array::from_fn(|index| layers[index].with_down(downs[index].as_ref()));
+        Ok((gated::forward(read.input, parts, wanted)?, downs))
     }
 
     /// The gradient of `x` from those of the outputs; the factors' are added to `gradients`.
@@ -159,10 +240,9 @@ impl GroupContext {
         let mut d_x = Tensor::stale(x.rows(), x.cols());
         // What comes first replaces, what follows is added.
         let mut write = Write::Set;
-        let adapted = layers.iter().any(|layer| layer.lora.is_some());
-        let dropped = if adapted { self.dropped(x) } else { None };
+        let dropped = self.dropped(&layers, || x);
         let lora_input = dropped.as_ref().unwrap_or(x);
-        if adapted {
+        if is_any_adapted(&layers) {
             let base_input = match layers.iter().any(|layer| layer.dora.is_some()) {
                 true => Some(Input::new(lora_input, self.compute)),
                 false => None,
@@ -227,18 +307,6 @@ impl GroupContext {
         linear::backward(d_output, weight, self.compute, *write, d_x)?;
         *write = Write::Add;
         Ok(())
-    }
-
-    /// The dropped activation as an input of the base, which DoRA asks for.
-    fn dora_input<'t>(
-        &self,
-        dropped: Option<&'t Tensor>,
-        layers: &[AdaptedLinear<'_>],
-    ) -> Option<Input<'t>> {
-        let wanted = layers.iter().any(|layer| layer.dora.is_some());
-        dropped
-            .filter(|_| wanted)
-            .map(|dropped| Input::new(dropped, self.compute))
     }
 }
 

@@ -12,8 +12,9 @@ pub(crate) fn add(y: &mut [f32], bias: &[f32]) {
         });
 }
 
+/// `row += bias`
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2"))]
-fn add_row(row: &mut [f32], bias: &[f32]) {
+pub(crate) fn add_row(row: &mut [f32], bias: &[f32]) {
     for (y, bias) in row.iter_mut().zip(bias) {
         *y += bias;
     }

@@ -46,7 +46,7 @@ pub(crate) fn narrow_piece(from: &[f32], to: &mut [bf16]) {
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
-fn widen_piece(from: &[bf16], to: &mut [f32]) {
+pub(crate) fn widen_piece(from: &[bf16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = to_f32(*from);
     }

@@ -49,6 +49,14 @@ fn assert_in_bounds(len: usize, rows: usize, cols: usize, row_stride: usize) {
     );
 }
 
+/// Who computes a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Threads {
+    All,
+    /// A task's own one.
+    This,
+}
+
 /// `out = keep * out + factor * a b`, with `out` row-major `[a.rows, b.cols]`.
 pub(crate) fn multiply(
     out: &mut [f32],
@@ -57,6 +65,7 @@ pub(crate) fn multiply(
     factor: f32,
     a: View<'_>,
     b: View<'_>,
+    threads: Threads,
 ) {
     assert_eq!(a.cols, b.rows, "inner dimensions");
     assert_in_bounds(out.len(), a.rows, b.cols, out_row_stride);
@@ -82,7 +91,10 @@ pub(crate) fn multiply(
             false,
             false,
             false,
-            Parallelism::Rayon(0),
+            match threads {
+                Threads::All => Parallelism::Rayon(0),
+                Threads::This => Parallelism::None,
+            },
         );
     }
 }
@@ -98,7 +110,7 @@ mod tests {
         let a = View::new(&buffer, 3, 2, 4).transposed();
         let b = View::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], 3, 2, 2);
         let mut out = vec![10.0; 4];
-        multiply(&mut out, 2, 0.5, 2.0, a, b);
+        multiply(&mut out, 2, 0.5, 2.0, a, b, Threads::All);
         // a = [[0, 4, 8], [1, 5, 9]]; a b = [[8, 12], [10, 14]].
         assert_eq!(out, [21.0, 29.0, 25.0, 33.0]);
     }

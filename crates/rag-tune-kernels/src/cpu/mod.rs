@@ -3,6 +3,7 @@
 pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod adamw_8bit;
+pub(crate) mod adapted;
 pub(crate) mod attention;
 pub(crate) mod bias;
 pub(crate) mod convert;
@@ -11,6 +12,7 @@ pub(crate) mod dropout;
 pub(crate) mod encoder_attention;
 mod exp;
 mod fused;
+pub(crate) mod gated;
 pub(crate) mod gemm;
 pub(crate) mod gemm_f32;
 pub(crate) mod layer_norm;
@@ -20,7 +22,7 @@ pub(crate) mod quantize_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
-mod target;
+pub(crate) mod target;
 
 use rayon::prelude::*;
 

@@ -1,6 +1,10 @@
+use half::bf16;
 use rayon::prelude::*;
 
+use super::convert::{narrow_piece, to_bf16};
+use super::gemm::Bf16Rows;
 use super::rows_per_task;
+use super::target::Target;
 
 pub(crate) fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let piece = rows_per_task(weight.len()) * weight.len();
@@ -14,6 +18,30 @@ pub(crate) fn forward(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
                 forward_row(x, weight, eps, y);
             }
         });
+}
+
+/// Rows rounded for bf16 products; `exact` gets them before that.
+pub(crate) fn forward_rounded(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    exact: Option<&mut [f32]>,
+) -> Bf16Rows {
+    let hidden = weight.len();
+    let exact = exact.map(|values| Target::new(values, hidden));
+    let rows = x.len().checked_div(hidden).unwrap_or(0);
+    Bf16Rows::from_rows(rows, hidden, |row, to| {
+        let x = &x[row * hidden..][..hidden];
+        match &exact {
+            None => forward_row_rounded(x, weight, eps, to),
+            Some(exact) => {
+                // SAFETY: each row is written once.
+                let y = unsafe { exact.part(row, 0, hidden) };
+                forward_row(x, weight, eps, y);
+                narrow_piece(y, to);
+            }
+        }
+    })
 }
 
 pub(crate) fn backward(dy: &[f32], x: &[f32], weight: &[f32], eps: f32, dx: &mut [f32]) {
@@ -40,6 +68,15 @@ fn forward_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let inverse = 1.0 / (mean_square + eps).sqrt();
     for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
         *y = x * inverse * weight;
+    }
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
+fn forward_row_rounded(x: &[f32], weight: &[f32], eps: f32, y: &mut [bf16]) {
+    let mean_square = dot(x, x) / x.len() as f32;
+    let inverse = 1.0 / (mean_square + eps).sqrt();
+    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+        *y = to_bf16(x * inverse * weight);
     }
 }
 

@@ -60,14 +60,14 @@ fn backward_pieces<T: Sync>(
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512dq", "x86_64+avx2"))]
 fn forward_f32(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = product(*gate, *up);
+        *y = product_of(*gate, *up);
     }
 }
 
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512vl+avx512dq", "x86_64+avx2"))]
 fn forward_bf16(gate: &[bf16], up: &[bf16], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-        *y = product(to_f32(*gate), to_f32(*up));
+        *y = product_of(to_f32(*gate), to_f32(*up));
     }
 }
 
@@ -86,7 +86,7 @@ fn backward_bf16(gate: &[bf16], up: &[bf16], d_gate: &mut [f32], d_up: &mut [f32
 }
 
 #[inline(always)]
-fn product(gate: f32, up: f32) -> f32 {
+pub(super) fn product_of(gate: f32, up: f32) -> f32 {
     gate / (1.0 + exp(-gate)) * up
 }
 

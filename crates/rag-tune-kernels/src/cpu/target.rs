@@ -3,10 +3,12 @@
 use std::marker::PhantomData;
 
 /// A matrix that tasks write disjoint rectangles of.
-pub(super) struct Target<'a, T> {
+pub(crate) struct Target<'a, T> {
     data: *mut T,
     len: usize,
     stride: usize,
+    /// Row and column of the first value.
+    origin: [usize; 2],
     borrow: PhantomData<&'a mut [T]>,
 }
 
@@ -14,13 +16,25 @@ pub(super) struct Target<'a, T> {
 unsafe impl<T: Send> Sync for Target<'_, T> {}
 
 impl<'a, T> Target<'a, T> {
-    pub(super) fn new(data: &'a mut [T], stride: usize) -> Self {
+    pub(crate) fn new(data: &'a mut [T], stride: usize) -> Self {
+        Self::block(data, stride, [0, 0])
+    }
+
+    /// A rectangle of a matrix that begins at `origin`, its rows `stride` apart.
+    pub(super) fn block(data: &'a mut [T], stride: usize, origin: [usize; 2]) -> Self {
         Self {
             data: data.as_mut_ptr(),
             len: data.len(),
             stride,
+            origin,
             borrow: PhantomData,
         }
+    }
+
+    /// Values before the one at a row and column.
+    fn offset(&self, row: usize, column: usize) -> usize {
+        let [first_row, first_column] = self.origin;
+        (row - first_row) * self.stride + column - first_column
     }
 
     /// Columns `first..first + count` of one row.
@@ -32,8 +46,8 @@ impl<'a, T> Target<'a, T> {
         reason = "the caller promises that it is the only one"
     )]
     pub(super) unsafe fn part(&self, row: usize, first: usize, count: usize) -> &mut [T] {
-        let start = row * self.stride + first;
-        assert!(first + count <= self.stride && start + count <= self.len);
+        let start = self.offset(row, first);
+        assert!(first - self.origin[1] + count <= self.stride && start + count <= self.len);
         // SAFETY: inside the borrowed slice, as just checked, and the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), count) }
     }
@@ -48,8 +62,9 @@ impl<'a, T> Target<'a, T> {
     /// # Safety
     /// The place must be inside the matrix; the kernel must stay inside it too, and be the only one that has what it writes.
     pub(super) unsafe fn at(&self, row: usize, column: usize) -> *mut T {
-        debug_assert!(row * self.stride + column < self.len);
+        let offset = self.offset(row, column);
+        debug_assert!(offset < self.len);
         // SAFETY: the caller's promise.
-        unsafe { self.data.add(row * self.stride + column) }
+        unsafe { self.data.add(offset) }
     }
 }

@@ -19,10 +19,7 @@ use super::{Part, Product, Store};
 use crate::cpu::panels::{PANEL, PackedWeights, PanelScratch};
 
 /// Values of the inner dimension a block has: half a panel of them, 32 columns, is 64 KiB.
-const BLOCK: usize = 1024;
-
-/// Panels that go over the same rows of a block before the next block's are read: an instruction is so quick that they would otherwise come too late.
-const PANELS: usize = 4;
+const BLOCK: usize = 576;
 
 /// Values of the inner dimension that are widened at a time for few rows: 32 KiB, which stay in the L1 cache until they are multiplied.
 const PIECE: usize = 256;
@@ -178,8 +175,8 @@ impl Product for AmxProduct<'_> {
         SQUARE
     }
 
-    fn panels_per_task(&self) -> usize {
-        PANELS
+    fn prefers_blocks(&self) -> bool {
+        true
     }
 
     unsafe fn multiply(&self, part: &Part<'_>, scratch: &mut PanelScratch) {

@@ -14,10 +14,12 @@ use rayon::prelude::*;
 
 use super::{Part, Product, Store, TILE_ROWS};
 use crate::buffer::Buffer;
-use crate::cpu::convert::to_bf16;
+use crate::cpu::convert::{to_bf16, widen_piece};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::panels::widen_quadruples;
 use crate::cpu::panels::{Codes, Direction, PackedWeights, PanelScratch};
+use crate::cpu::target::Target;
+use crate::tensor::Tensor;
 
 /// Values of the inner dimension a block has: a panel of 64 columns is then 256 KiB.
 const BLOCK: usize = 2048;
@@ -32,31 +34,70 @@ pub(crate) struct Bf16Rows {
 impl Bf16Rows {
     /// f32 rows `[rows, inner]`, each column times its scale where scales are given.
     pub(crate) fn new(data: &[f32], rows: usize, inner: usize, scales: Option<&[f32]>) -> Self {
-        let stride = row_stride(inner);
-        // An odd row ends in a value that no weight meets, but that must be a number.
-        let data_16 = match inner.is_multiple_of(2) {
-            true => Buffer::stale(rows * stride),
-            false => Buffer::zeros(rows * stride),
-        };
-        let mut result = Self {
-            rows,
-            inner,
-            data: data_16,
-        };
+        Self::from_rows(rows, inner, |row, to| {
+            convert_row(&data[row * inner..][..inner], scales, to);
+        })
+    }
+
+    /// Values that are bf16 already, `[rows, inner]`.
+    pub(crate) fn from_bf16(data: &[bf16], rows: usize, inner: usize) -> Self {
+        Self::from_rows(rows, inner, |row, to| {
+            to.copy_from_slice(&data[row * inner..][..inner]);
+        })
+    }
+
+    /// Rows that `write` writes, on many threads.
+    pub(crate) fn from_rows(
+        rows: usize,
+        inner: usize,
+        write: impl Fn(usize, &mut [bf16]) + Sync,
+    ) -> Self {
+        let mut result = Self::stale(rows, inner);
         if rows * inner == 0 {
             return result;
         }
+        let stride = result.stride();
         let per_task = crate::cpu::rows_per_task(inner);
-        let pieces = result
-            .data
-            .par_chunks_mut(stride * per_task)
-            .zip(data.par_chunks(inner * per_task));
-        pieces.for_each(|(to, from)| {
-            for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks_exact(inner)) {
-                convert_row(from, scales, to);
+        let pieces = result.data.par_chunks_mut(stride * per_task).enumerate();
+        pieces.for_each(|(piece, to)| {
+            for (row, to) in to.chunks_exact_mut(stride).enumerate() {
+                write(piece * per_task + row, &mut to[..inner]);
             }
         });
         result
+    }
+
+    /// Rows that are about to be written through [`Self::target`].
+    pub(crate) fn stale(rows: usize, inner: usize) -> Self {
+        let len = rows * row_stride(inner);
+        // An odd row ends in a value that no weight meets, but that must be a number.
+        let data = match inner.is_multiple_of(2) {
+            true => Buffer::stale(len),
+            false => Buffer::zeros(len),
+        };
+        Self { rows, inner, data }
+    }
+
+    /// All rows, for tasks to write.
+    pub(crate) fn target(&mut self) -> Target<'_, bf16> {
+        let stride = self.stride();
+        Target::new(&mut self.data, stride)
+    }
+
+    /// The values as f32, `[rows, inner]`.
+    pub(crate) fn widened(&self) -> Tensor {
+        let mut tensor = Tensor::stale(self.rows, self.inner);
+        let rows = self.data.chunks_exact(self.stride().max(1));
+        let to = tensor.data_mut().chunks_exact_mut(self.inner.max(1));
+        for (to, row) in to.zip(rows) {
+            widen_piece(&row[..self.inner], to);
+        }
+        tensor
+    }
+
+    /// `[rows, inner]`
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.inner]
     }
 
     /// Number of rows.

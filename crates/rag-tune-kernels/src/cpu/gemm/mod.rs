@@ -1,6 +1,6 @@
 //! Products with frozen weights: `out (+)= (rows weights) * scales`.
 //!
-//! A task is a panel of 64 columns for some rows. It takes the inner dimension in blocks whose panel stays in the L2
+//! A task is a panel of 64 columns, or a few, for some rows. It takes the inner dimension in blocks whose panel stays in the L2
 //! cache, and within a block goes down the rows in register tiles. Sums run along the inner dimension in one order,
 //! whatever the number of rows, tasks and threads: a row alone gives the same bits as the row in a batch.
 
@@ -11,6 +11,8 @@ use rayon::prelude::*;
 
 use super::panels::{PANEL, PackedWeights, PanelScratch};
 use super::target::Target;
+use crate::aligned::Aligned;
+use crate::cpu::bias::add_row;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
@@ -34,9 +36,19 @@ const TASK_ROWS: usize = 768;
 /// Rows a task should have at least, where there are so many.
 const LEAST_TASK_ROWS: usize = 96;
 
+/// Rows of a block at most, and panels of all its products together: their sums take 768 KiB.
+const BLOCK_ROWS: usize = 768;
+const BLOCK_PANELS: usize = 4;
+
+/// A thread's memory, kept from product to product: a task lasts no longer than clearing it anew would.
+#[derive(Default)]
+struct Scratch {
+    panel: PanelScratch,
+    blocks: Aligned<f32>,
+}
+
 thread_local! {
-    /// A panel's memory, kept from product to product: a task lasts no longer than clearing it anew would.
-    static SCRATCH: RefCell<PanelScratch> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// What happens to a product before it is stored.
@@ -64,9 +76,9 @@ pub(crate) trait Product: Sync {
         TILE_ROWS
     }
 
-    /// Panels that a task should take by turns, block by block: the rows of a block stay in a nearer cache meanwhile.
-    fn panels_per_task(&self) -> usize {
-        1
+    /// Whether it is so quick that storing sums row by row takes longer: they go to the cache first ([`multiply_blocks`]).
+    fn prefers_blocks(&self) -> bool {
+        false
     }
 
     /// Multiplies the rows by one block of a panel, tile by tile ([`Part::tiles`]).
@@ -116,79 +128,192 @@ pub(crate) struct Store<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn multiply(out: &mut [f32], product: &impl Product, epilogue: Epilogue<'_>) {
+pub(crate) fn multiply(out: &mut [f32], product: &dyn Product, epilogue: Epilogue<'_>) {
     let (rows, columns) = (product.rows(), product.weights().columns());
     assert_eq!(out.len(), rows * columns, "size of the result");
-    assert!(
-        epilogue.scales.is_none_or(|scales| scales.len() == columns),
-        "number of scales"
-    );
-    if out.is_empty() {
-        return;
-    }
-    if product.weights().inner() == 0 {
-        if !epilogue.accumulate {
-            out.fill(0.0);
-        }
-        return;
-    }
-    let panels = columns.div_ceil(PANEL);
     let target = Target::new(out, columns);
-    let task_rows = rows_per_task(rows, panels, product.tile_rows());
-    let task_panels = match rows > TILE_ROWS {
-        true => (panels / (2 * rayon::current_num_threads())).clamp(1, product.panels_per_task()),
-        false => 1,
-    };
-    let across = panels.div_ceil(task_panels);
-    let tasks = across * rows.div_ceil(task_rows);
-    let run = |task: usize| {
-        let first_panel = task % across * task_panels;
-        let these = first_panel..(first_panel + task_panels).min(panels);
-        let rows_before = task / across * task_rows;
-        let rows = rows_before..(rows_before + task_rows).min(rows);
-        SCRATCH.with_borrow_mut(|scratch| {
-            run_task(product, these, rows, &target, epilogue, scratch);
+    if product.prefers_blocks() {
+        return multiply_blocks([product], [epilogue.scales], |blocks| {
+            let Blocks {
+                rows,
+                columns,
+                values: [values],
+            } = blocks;
+            for (row, values) in rows.zip(values.chunks_exact(columns.len())) {
+                // SAFETY: this block is this task's alone.
+                let out = unsafe { target.part(row, columns.start, columns.len()) };
+                match epilogue.accumulate {
+                    true => add_row(out, values),
+                    false => out.copy_from_slice(values),
+                }
+            }
         });
+    }
+    if rows * columns == 0 {
+        return;
+    }
+    Split::new(product, TASK_ROWS, 1).for_each(|task| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            run_task(product, &task, &target, epilogue, &mut scratch.panel);
+        });
+    });
+}
+
+/// The same rows and columns of `N` products.
+pub(crate) struct Blocks<'a, const N: usize> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) columns: Range<usize>,
+    /// Each `[rows, columns]`.
+    pub(crate) values: [&'a mut [f32]; N],
+}
+
+/// Products of the same shape, block by block: `finish` gets the same block of each while it is in the L2 cache.
+///
+/// `finish` must not wait for other tasks.
+///
+/// # Panics
+/// If the shapes differ.
+pub(crate) fn multiply_blocks<const N: usize>(
+    products: [&dyn Product; N],
+    scales: [Option<&[f32]>; N],
+    finish: impl Fn(Blocks<'_, N>) + Sync,
+) {
+    let shape = |product: &dyn Product| {
+        let weights = product.weights();
+        (product.rows(), weights.inner(), weights.columns())
     };
-    let tasks = (0..tasks).into_par_iter();
-    match rows > TILE_ROWS {
-        // Tasks of unequal length: each on its own, so that all threads have work to the end.
-        true => tasks.with_max_len(1).for_each(run),
-        // Reading the weights is all there is, and a task of its own costs as much as a panel of them.
-        false => tasks
-            .with_min_len((panels / (2 * rayon::current_num_threads())).clamp(1, 16))
-            .for_each(run),
+    let (rows, _, columns) = shape(products[0]);
+    let is_same = |product: &&dyn Product| shape(*product) == shape(products[0]);
+    assert!(products.iter().all(is_same), "shapes");
+    if rows * columns == 0 {
+        return;
+    }
+    Split::new(products[0], BLOCK_ROWS, BLOCK_PANELS / N).for_each(|task| {
+        let columns = task.panels.start * PANEL..(task.panels.end * PANEL).min(columns);
+        let len = task.rows.len() * columns.len();
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.blocks.resize(N * len);
+            let mut rest = &mut *scratch.blocks;
+            let values = std::array::from_fn(|index| {
+                let (values, behind) = std::mem::take(&mut rest).split_at_mut(len);
+                rest = behind;
+                let target = Target::block(values, columns.len(), [task.rows.start, columns.start]);
+                let epilogue = Epilogue {
+                    accumulate: false,
+                    scales: scales[index],
+                };
+                run_task(
+                    products[index],
+                    &task,
+                    &target,
+                    epilogue,
+                    &mut scratch.panel,
+                );
+                values
+            });
+            finish(Blocks {
+                rows: task.rows,
+                columns,
+                values,
+            });
+        });
+    });
+}
+
+/// Some panels of a result, for some rows.
+struct Task {
+    panels: Range<usize>,
+    rows: Range<usize>,
+}
+
+/// How a product is split into tasks.
+struct Split {
+    rows: usize,
+    panels: usize,
+    task_rows: usize,
+    task_panels: usize,
+}
+
+impl Split {
+    /// Tasks of up to so many rows and panels.
+    fn new(product: &dyn Product, most_rows: usize, most_panels: usize) -> Self {
+        let rows = product.rows();
+        let panels = product.weights().columns().div_ceil(PANEL);
+        let task_panels = match rows > TILE_ROWS {
+            true => (panels / (2 * rayon::current_num_threads())).clamp(1, most_panels),
+            false => 1,
+        };
+        Self {
+            rows,
+            panels,
+            task_rows: rows_per_task(rows, panels, product.tile_rows(), most_rows),
+            task_panels,
+        }
+    }
+
+    fn for_each(&self, run: impl Fn(Task) + Sync) {
+        let across = self.panels.div_ceil(self.task_panels);
+        let tasks = across * self.rows.div_ceil(self.task_rows);
+        let run = |task: usize| {
+            let first_panel = task % across * self.task_panels;
+            let rows_before = task / across * self.task_rows;
+            run(Task {
+                panels: first_panel..(first_panel + self.task_panels).min(self.panels),
+                rows: rows_before..(rows_before + self.task_rows).min(self.rows),
+            });
+        };
+        let tasks = (0..tasks).into_par_iter();
+        match self.rows > TILE_ROWS {
+            // Tasks of unequal length: each on its own, so that all threads have work to the end.
+            true => tasks.with_max_len(1).for_each(run),
+            // Reading the weights is all there is, and a task of its own costs as much as a panel of them.
+            false => tasks
+                .with_min_len((self.panels / (2 * rayon::current_num_threads())).clamp(1, 16))
+                .for_each(run),
+        }
     }
 }
 
 /// Rows a task gets, so that all threads have work to the end.
-fn rows_per_task(rows: usize, panels: usize, tile_rows: usize) -> usize {
+fn rows_per_task(rows: usize, panels: usize, tile_rows: usize, most: usize) -> usize {
     let wanted_tasks = 6 * rayon::current_num_threads();
-    let row_tasks = wanted_tasks.div_ceil(panels).max(rows.div_ceil(TASK_ROWS));
+    let row_tasks = wanted_tasks.div_ceil(panels).max(rows.div_ceil(most));
     // Fewer rows would not pay for widening the panel once more.
     rows.div_ceil(row_tasks)
         .max(LEAST_TASK_ROWS)
         .next_multiple_of(tile_rows)
 }
 
-/// Some panels of the result, for some rows.
+/// One task's part of the result.
 fn run_task(
-    product: &impl Product,
-    panels: Range<usize>,
-    rows: Range<usize>,
+    product: &dyn Product,
+    task: &Task,
     target: &Target<'_, f32>,
     epilogue: Epilogue<'_>,
     scratch: &mut PanelScratch,
 ) {
-    let inner = product.weights().inner();
+    let (inner, all_columns) = (product.weights().inner(), product.weights().columns());
+    assert!(
+        epilogue
+            .scales
+            .is_none_or(|scales| scales.len() == all_columns),
+        "number of scales"
+    );
+    if inner == 0 && !epilogue.accumulate {
+        for row in task.rows.clone() {
+            let columns = task.panels.start * PANEL..(task.panels.end * PANEL).min(all_columns);
+            // SAFETY: these rows and columns belong to this task alone.
+            unsafe { target.part(row, columns.start, columns.len()) }.fill(0.0);
+        }
+    }
     for first in (0..inner).step_by(product.block()) {
-        for panel in panels.clone() {
+        for panel in task.panels.clone() {
             let first_column = panel * PANEL;
-            let columns = (target.stride() - first_column).min(PANEL);
+            let columns = (all_columns - first_column).min(PANEL);
             let part = Part {
                 panel,
                 inner: first..(first + product.block()).min(inner),
-                rows: rows.clone(),
+                rows: task.rows.clone(),
                 out: target,
                 store: Store {
                     first_column,
