@@ -46,7 +46,7 @@ unsafe fn tile<const ROWS: usize>(product: &Product<'_, bf16>, first_row: usize,
             left,
             [row_stride, group_stride],
             product.panel.as_ptr(),
-            product.groups,
+            product.groups_up_to(first_row + ROWS),
         )
     };
     for lane in 0..product.columns.div_ceil(16) {

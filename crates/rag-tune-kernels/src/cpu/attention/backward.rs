@@ -157,7 +157,7 @@ fn backward_task<E: Element>(
                     let left = from_rows(&scratch.rows);
                     by_rows(
                         left,
-                        tokens.len(),
+                        (tokens.len(), false),
                         &own.d_rows,
                         queries.len(),
                         dim,
@@ -168,7 +168,7 @@ fn backward_task<E: Element>(
                     let left = from_rows(&scratch.d_rows);
                     by_rows(
                         left,
-                        tokens.len(),
+                        (tokens.len(), false),
                         &own.q_rows,
                         queries.len(),
                         dim,
@@ -181,7 +181,7 @@ fn backward_task<E: Element>(
                     let left = from_panel(&scratch.panel);
                     by_rows(
                         left,
-                        queries.len(),
+                        (queries.len(), keys == block),
                         &scratch.key_rows,
                         tokens.len(),
                         dim,

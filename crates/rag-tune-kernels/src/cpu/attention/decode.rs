@@ -75,6 +75,7 @@ fn attend<E: Element>(
             rows,
             panel: keys,
             groups: dim / E::GROUP,
+            is_triangle: false,
             out_stride: stride,
             columns: count,
             keep: Keep::Nothing,
@@ -95,7 +96,15 @@ fn attend<E: Element>(
             group_stride: E::GROUP,
         };
         let keep = if page == 0 { Keep::Nothing } else { Keep::All };
-        by_rows(left, rows, values, count, dim, keep, &mut scratch.sums);
+        by_rows(
+            left,
+            (rows, false),
+            values,
+            count,
+            dim,
+            keep,
+            &mut scratch.sums,
+        );
     }
     let sums = scratch.sums.chunks_exact_mut(dim);
     for ((sums, inverse), out) in sums.zip(&scratch.inverse).zip(out.chunks_exact_mut(dim)) {

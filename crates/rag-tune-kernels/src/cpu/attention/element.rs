@@ -47,6 +47,8 @@ pub(crate) struct Product<'a, E> {
     /// `[groups][64][GROUP]`
     pub(super) panel: &'a [E],
     pub(super) groups: usize,
+    /// Whether row `r` of the left side is zeros behind its first `r + 1` values, which are then not multiplied.
+    pub(super) is_triangle: bool,
     pub(super) out_stride: usize,
     pub(super) columns: usize,
     pub(super) keep: Keep<'a>,
@@ -90,6 +92,14 @@ impl<E: Element> Product<'_, E> {
         assert!(last <= out.len(), "size of the result");
         let scaled = matches!(self.keep, Keep::Scaled(_));
         assert!(!scaled || self.rows <= BLOCK, "number of factors");
+    }
+
+    /// Groups that some rows up to `end` have, the others being zeros.
+    pub(super) fn groups_up_to(&self, end: usize) -> usize {
+        match self.is_triangle {
+            true => self.groups.min(end.div_ceil(E::GROUP)),
+            false => self.groups,
+        }
     }
 
     pub(super) fn factor(&self, row: usize) -> f32 {
@@ -152,7 +162,7 @@ fn multiply_f32(product: &Product<'_, f32>, out: &mut [f32]) {
             row_stride: left.row_stride,
             step: left.group_stride,
             right: product.panel.as_ptr(),
-            depth: product.groups,
+            depth: product.groups_up_to(first + rows),
             columns: product.columns,
         };
         // SAFETY: `Product::check` has compared rows, groups and columns with the lengths of the slices.

@@ -149,7 +149,7 @@ impl Queries {
             let left = from_panel(panel);
             by_rows(
                 left,
-                rows,
+                (rows, block.is_diagonal),
                 block.values,
                 block.count,
                 dim,

@@ -157,6 +157,7 @@ fn by_columns<E: Element>(
         rows,
         panel: columns,
         groups: dim / E::GROUP,
+        is_triangle: false,
         out_stride: BLOCK,
         columns: BLOCK,
         keep: Keep::Nothing,
@@ -182,10 +183,10 @@ fn from_rows<E: Element>(rows: &[E]) -> Left<'_, E> {
     }
 }
 
-/// `[rows][dim]`: products of `left` with packed rows over the `inner` tokens of a block.
+/// `[rows][dim]`: products of `left` with packed rows over the `inner` tokens of a block; a triangle's row `r` has the first `r + 1`.
 fn by_rows<E: Element>(
     left: Left<'_, E>,
-    rows: usize,
+    (rows, is_triangle): (usize, bool),
     packed: &[E],
     inner: usize,
     dim: usize,
@@ -198,6 +199,7 @@ fn by_rows<E: Element>(
             rows,
             panel: &packed[panel * BLOCK * BLOCK..],
             groups: inner.div_ceil(E::GROUP),
+            is_triangle,
             out_stride: dim,
             columns: BLOCK.min(dim - panel * BLOCK),
             keep,
