@@ -23,6 +23,9 @@ pub enum KernelError {
         /// What is wrong, with the value.
         problem: String,
     },
+    /// A device or its driver failed.
+    #[error(transparent)]
+    Device(#[from] crate::cuda::DeviceError),
     /// Weights are not finite.
     #[error("{count} values are not finite")]
     NotFinite {

@@ -18,6 +18,7 @@ pub mod bias;
 pub mod blockwise;
 mod buffer;
 pub mod cross_entropy;
+pub mod cuda;
 pub mod dropout;
 pub mod encoder_attention;
 pub mod error;

@@ -1,0 +1,163 @@
+//! A device, shared by all that lies on it.
+
+use std::sync::Arc;
+
+use super::driver::{Argument, Driver, Launch, Product};
+use crate::error::KernelError;
+
+/// A GPU, or an emulation of one. A clone is the same device.
+#[derive(Debug, Clone)]
+pub struct Device(Arc<dyn Driver>);
+
+/// Memory of a whole device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What an allocation may still get.
+    pub free_bytes: usize,
+    /// All there is.
+    pub total_bytes: usize,
+}
+
+/// What a device or its driver refuses.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DeviceError {
+    /// There is none to be used.
+    #[error("no GPU: {0}")]
+    Missing(String),
+    /// Memory is not enough.
+    #[error(
+        "the device is out of memory: {asked_bytes} bytes were asked for, {free_bytes} of {total_bytes} are free"
+    )]
+    OutOfMemory {
+        /// By one allocation.
+        asked_bytes: usize,
+        /// At that time.
+        free_bytes: usize,
+        /// Of the device.
+        total_bytes: usize,
+    },
+    /// A call of the driver or a library failed.
+    #[error("{call}: {problem}")]
+    Call {
+        /// What was called, with the kernel's name if it was a launch.
+        call: String,
+        /// What the driver says.
+        problem: String,
+    },
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Device {
+    pub(super) fn of(driver: impl Driver + 'static) -> Self {
+        Self(Arc::new(driver))
+    }
+
+    /// The GPU with this number.
+    ///
+    /// # Errors
+    /// [`DeviceError::Missing`] if there is no such GPU, no driver, or this program was built without the feature `cuda`.
+    pub fn gpu(ordinal: usize) -> Result<Self, DeviceError> {
+        #[cfg(feature = "cuda")]
+        return super::gpu::Gpu::open(ordinal).map(Self::of);
+        #[cfg(not(feature = "cuda"))]
+        Err(DeviceError::Missing(format!(
+            "this program was built without GPU support (cargo build --features cuda); `cuda:{ordinal}` needs it"
+        )))
+    }
+
+    /// A device that runs the kernels' sources on the CPU: for tests.
+    ///
+    /// `seed` shuffles the order of threads and blocks; 0 leaves it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Call`] if the kernels do not compile: it needs a C++ compiler (`c++`, or `CXX`) and the project's sources.
+    #[cfg(any(test, feature = "emulator"))]
+    pub fn emulated(seed: u64) -> Result<Self, DeviceError> {
+        super::emulator::Emulator::open(seed).map(Self::of)
+    }
+
+    /// For people: the processor's name.
+    pub fn name(&self) -> String {
+        self.0.name()
+    }
+
+    /// Of the whole device.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the driver does not say.
+    pub fn memory(&self) -> Result<DeviceMemory, DeviceError> {
+        self.0.memory()
+    }
+
+    /// Waits for all that was launched.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if something of it failed.
+    pub fn synchronize(&self) -> Result<(), DeviceError> {
+        self.0.synchronize()
+    }
+
+    pub(super) fn driver(&self) -> &dyn Driver {
+        &*self.0
+    }
+
+    /// Launches `grid` blocks of `threads` threads of a kernel; nothing where a side of the grid is 0.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, and what they say of memory is true.
+    pub(crate) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [usize; 3],
+        (threads, shared_bytes): (usize, usize),
+        arguments: &[Argument],
+    ) -> Result<(), KernelError> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let fits = |value: usize| {
+            u32::try_from(value).map_err(|_| KernelError::Value {
+                operation: kernel,
+                problem: format!("a launch of {grid:?} blocks is too large"),
+            })
+        };
+        let launch = Launch {
+            kernel,
+            grid: [fits(grid[0])?, fits(grid[1])?, fits(grid[2])?],
+            threads: fits(threads)?,
+            shared_bytes: fits(shared_bytes)?,
+            arguments,
+        };
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.0.launch(&launch) }?)
+    }
+
+    /// # Safety
+    /// The matrices lie in memory of this device, and `c` overlaps neither `a` nor `b`.
+    pub(crate) unsafe fn multiply(&self, product: &Product) -> Result<(), KernelError> {
+        if product.rows == 0 || product.cols == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.0.multiply(product) }?)
+    }
+}
+
+/// A count as kernels take it.
+///
+/// # Errors
+/// [`KernelError::Value`] if it is beyond 31 bits.
+pub(crate) fn count(operation: &'static str, value: usize) -> Result<Argument, KernelError> {
+    let problem = || format!("{value} is more than a kernel's 32-bit numbers hold");
+    i32::try_from(value)
+        .map(Argument::from)
+        .map_err(|_| KernelError::Value {
+            operation,
+            problem: problem(),
+        })
+}

@@ -1,0 +1,63 @@
+//! What tests of kernels share.
+
+use half::bf16;
+
+use super::device::Device;
+
+/// An emulated device with its threads in order, one with them shuffled, and the GPU where there is one.
+///
+/// `RAG_TUNE_TEST_DEVICE=cuda:0` asks for the GPU alone, and fails without one.
+pub(crate) fn devices() -> Vec<Device> {
+    if let Ok(name) = std::env::var("RAG_TUNE_TEST_DEVICE") {
+        let ordinal = name.strip_prefix("cuda:").and_then(|it| it.parse().ok());
+        let ordinal = ordinal.expect("RAG_TUNE_TEST_DEVICE is `cuda:N`");
+        return vec![Device::gpu(ordinal).expect("RAG_TUNE_TEST_DEVICE names a GPU")];
+    }
+    [0, 0x5eed]
+        .map(|seed| Device::emulated(seed).expect("the kernels compile for the CPU"))
+        .into()
+}
+
+/// Values as bf16 holds them.
+pub(crate) fn narrowed(values: &[f32]) -> Vec<f32> {
+    values
+        .iter()
+        .map(|value| bf16::from_f32(*value).to_f32())
+        .collect()
+}
+
+pub(crate) fn to_bf16(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|value| bf16::from_f32(*value)).collect()
+}
+
+pub(crate) fn widened(values: &[bf16]) -> Vec<f32> {
+    values.iter().map(|value| value.to_f32()).collect()
+}
+
+/// At most twice the error that `plain` makes, which is what rounding operands and results to bf16 costs; 1e-5 of the largest
+/// value is the floor where that error is next to nothing.
+pub(crate) fn assert_close(what: &str, got: &[f32], exact: &[f32], plain: &[f32]) {
+    assert_eq!(got.len(), exact.len(), "{what}: number of values");
+    let error = |values: &[f32]| {
+        let differences = values
+            .iter()
+            .zip(exact)
+            .map(|(value, exact)| (value - exact).abs());
+        differences.fold(0.0, |largest: f32, it| {
+            if it.is_nan() {
+                f32::INFINITY
+            } else {
+                largest.max(it)
+            }
+        })
+    };
+    let largest = exact
+        .iter()
+        .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let bound = 2.0 * error(plain) + 1e-5 * largest.max(1.0);
+    assert!(
+        error(got) <= bound,
+        "{what}: error {}, at most {bound}",
+        error(got)
+    );
+}
