@@ -7,13 +7,16 @@
 pub(crate) mod buffer;
 pub mod device;
 pub(crate) mod driver;
+mod elementwise;
 #[cfg(any(test, feature = "emulator"))]
 mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub(crate) mod rms_norm;
+pub(crate) mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod view;
 
 pub use buffer::DeviceBuffer;
 pub use device::{Device, DeviceError, DeviceMemory};
