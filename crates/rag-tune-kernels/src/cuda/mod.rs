@@ -12,7 +12,9 @@ mod elementwise;
 mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
+pub(crate) mod ids;
 pub(crate) mod rms_norm;
+pub(crate) mod rope;
 pub(crate) mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
