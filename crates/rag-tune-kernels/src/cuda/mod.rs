@@ -5,6 +5,7 @@
 //! memory that is given up may be used again at once, and only reading results waits.
 
 pub(crate) mod buffer;
+pub(crate) mod convert;
 pub mod device;
 pub(crate) mod driver;
 mod elementwise;
@@ -13,8 +14,10 @@ mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
 pub(crate) mod ids;
+pub(crate) mod lora;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod rows;
 pub(crate) mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
