@@ -8,6 +8,7 @@ pub(crate) mod buffer;
 pub(crate) mod convert;
 pub mod device;
 pub(crate) mod driver;
+pub(crate) mod dropout;
 mod elementwise;
 #[cfg(any(test, feature = "emulator"))]
 mod emulator;
