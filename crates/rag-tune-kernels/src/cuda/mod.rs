@@ -6,6 +6,7 @@
 
 pub(crate) mod buffer;
 pub(crate) mod convert;
+pub(crate) mod cross_entropy;
 pub mod device;
 pub(crate) mod driver;
 pub(crate) mod dropout;
