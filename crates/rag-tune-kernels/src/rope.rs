@@ -105,7 +105,7 @@ impl RopeTable {
         Ok(Stored::from_bf16(rows, cols, values))
     }
 
-    fn table(&self, sign: f32) -> cpu::rope::Table<'_> {
+    pub(crate) fn table(&self, sign: f32) -> cpu::rope::Table<'_> {
         cpu::rope::Table {
             cos: &self.cos,
             sin: &self.sin,

@@ -2,9 +2,14 @@ use rayon::prelude::*;
 
 use super::ELEMENTS_PER_TASK;
 
-pub(crate) fn apply(key: u64, probability: f32, x: &mut [f32]) {
+/// A value stays whose hash is not below the first, times the second.
+pub(crate) fn threshold_and_scale(probability: f32) -> (u32, f32) {
     let threshold = (f64::from(probability) * f64::from(u32::MAX)) as u32;
-    let scale = 1.0 / (1.0 - probability);
+    (threshold, 1.0 / (1.0 - probability))
+}
+
+pub(crate) fn apply(key: u64, probability: f32, x: &mut [f32]) {
+    let (threshold, scale) = threshold_and_scale(probability);
     x.par_chunks_mut(ELEMENTS_PER_TASK)
         .enumerate()
         .for_each(|(piece, x)| {

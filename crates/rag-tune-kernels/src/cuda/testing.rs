@@ -3,6 +3,7 @@
 use half::bf16;
 
 use super::device::Device;
+use crate::Tensor;
 
 /// An emulated device with its threads in order, one with them shuffled, and the GPU where there is one.
 ///
@@ -32,6 +33,21 @@ pub(crate) fn to_bf16(values: &[f32]) -> Vec<bf16> {
 
 pub(crate) fn widened(values: &[bf16]) -> Vec<f32> {
     values.iter().map(|value| value.to_f32()).collect()
+}
+
+/// Rows of `stride` values that begin with those of `tensor`; the others are 0.5.
+pub(crate) fn with_stride(tensor: &Tensor, stride: usize) -> Vec<f32> {
+    let mut values = vec![0.5; tensor.rows() * stride];
+    for (row, to) in values.chunks_mut(stride).enumerate() {
+        to[..tensor.cols()].copy_from_slice(tensor.row(row));
+    }
+    values
+}
+
+/// The first `cols` values of each row of `stride`.
+pub(crate) fn columns<T: Copy>(values: &[T], stride: usize, cols: usize) -> Vec<T> {
+    let rows = values.chunks(stride);
+    rows.flat_map(|row| &row[..cols]).copied().collect()
 }
 
 /// At most twice the error that `plain` makes, which is what rounding operands and results to bf16 costs; 1e-5 of the largest
