@@ -22,6 +22,7 @@
 #define SANITIZED 1
 extern "C" void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
 extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+extern "C" void __asan_unpoison_memory_region(const volatile void* from, size_t size);
 #endif
 
 #if defined(__x86_64__)
@@ -155,6 +156,10 @@ void prepare(Fiber& fiber) {
     if (!fiber.stack) {
         fiber.stack.reset(new unsigned char[STACK_BYTES]);
     }
+#if defined(SANITIZED)
+    // A thread before this one has left the marks of functions that never return.
+    __asan_unpoison_memory_region(fiber.stack.get(), STACK_BYTES);
+#endif
 #if defined(__x86_64__)
     // As switch_stack leaves it: six registers, the return address; the stack is aligned to 16 before a call.
     auto top = reinterpret_cast<uintptr_t>(fiber.stack.get() + STACK_BYTES) & ~uintptr_t{63};
@@ -369,13 +374,16 @@ void load_matrices(uint32_t (&to)[4], const void* row, bool transposed) {
     }
 }
 
-void copy_async(void* to, const void* from, bool valid) {
-    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
+void copy_async(void* to, const void* from, int bytes) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (bytes != 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
         fail("an asynchronous copy is not aligned to 16 bytes");
     }
+    if (bytes < 0 || bytes > 16) {
+        fail("an asynchronous copy is of 0 to 16 bytes");
+    }
     Copy copy{to, {}};
-    if (valid) {
-        std::memcpy(copy.bytes, from, sizeof copy.bytes);
+    if (bytes != 0) {
+        std::memcpy(copy.bytes, from, static_cast<size_t>(bytes));
     }
     std::memset(to, 0xff, sizeof copy.bytes);
     block.running->open_copies.push_back(copy);
