@@ -19,6 +19,7 @@ mod emulator;
 mod gpu;
 pub(crate) mod grad_norm;
 pub(crate) mod ids;
+pub(crate) mod int8_gemm;
 pub(crate) mod int8_matmul;
 pub(crate) mod lora;
 pub(crate) mod pieces;
