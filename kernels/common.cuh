@@ -56,6 +56,13 @@ __device__ __forceinline__ uint32_t pair(float first, float second) {
     return *reinterpret_cast<const uint32_t*>(&both);
 }
 
+// The difference of each of two bf16.
+__device__ __forceinline__ uint32_t subtract_pairs(uint32_t left, uint32_t right) {
+    const __nv_bfloat162 difference =
+        __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&left), *reinterpret_cast<const __nv_bfloat162*>(&right));
+    return *reinterpret_cast<const uint32_t*>(&difference);
+}
+
 __device__ __forceinline__ float warp_sum(float value) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) {
         value += __shfl_xor_sync(ALL_LANES, value, offset);
@@ -134,6 +141,21 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
+// As copy_async: the first `bytes` of 16, zeros behind them.
+__device__ __forceinline__ void copy_async_some(void* to, const void* from, int bytes) {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+
+// 16 bytes of what is read once and not written by the kernel: they do not displace what is read again from the nearest cache.
+__device__ __forceinline__ Pack<uint32_t, 4> load_once(const void* from) {
+    Pack<uint32_t, 4> words;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(words.values[0]), "=r"(words.values[1]), "=r"(words.values[2]), "=r"(words.values[3])
+                 : "l"(from));
+    return words;
+}
+
 // Ends a group of copies of this thread.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
@@ -145,7 +167,9 @@ template <int PENDING> __device__ __forceinline__ void wait_copies() {
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulator::mma_bf16(d, a, b); }
 inline void load_matrices(uint32_t (&to)[4], const void* row) { emulator::load_matrices(to, row, false); }
 inline void load_matrices_transposed(uint32_t (&to)[4], const void* row) { emulator::load_matrices(to, row, true); }
-inline void copy_async(void* to, const void* from, bool valid) { emulator::copy_async(to, from, valid); }
+inline void copy_async(void* to, const void* from, bool valid) { emulator::copy_async(to, from, valid ? 16 : 0); }
+inline void copy_async_some(void* to, const void* from, int bytes) { emulator::copy_async(to, from, bytes); }
+inline Pack<uint32_t, 4> load_once(const void* from) { return load_pack<4>(static_cast<const uint32_t*>(from)); }
 inline void commit_copies() { emulator::commit_copies(); }
 template <int PENDING> inline void wait_copies() { emulator::wait_copies(PENDING); }
 #endif

@@ -48,6 +48,17 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) {
     return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+
+inline __nv_bfloat162 __hsub2(__nv_bfloat162 left, __nv_bfloat162 right) {
+    const auto difference = [](__nv_bfloat16 left, __nv_bfloat16 right) {
+        return __float2bfloat16_rn(__bfloat162float(left) - __bfloat162float(right));
+    };
+    return {difference(left.x, right.x), difference(left.y, right.y)};
+}
+
 struct __half {
     _Float16 value;
 };
@@ -109,7 +120,8 @@ int lane();
 
 void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void load_matrices(uint32_t (&to)[4], const void* row, bool transposed);
-void copy_async(void* to, const void* from, bool valid);
+// The first `bytes` of 16, zeros behind them.
+void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int pending);
 

@@ -374,13 +374,16 @@ void load_matrices(uint32_t (&to)[4], const void* row, bool transposed) {
     }
 }
 
-void copy_async(void* to, const void* from, bool valid) {
-    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
+void copy_async(void* to, const void* from, int bytes) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (bytes != 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
         fail("an asynchronous copy is not aligned to 16 bytes");
     }
+    if (bytes < 0 || bytes > 16) {
+        fail("an asynchronous copy is of 0 to 16 bytes");
+    }
     Copy copy{to, {}};
-    if (valid) {
-        std::memcpy(copy.bytes, from, sizeof copy.bytes);
+    if (bytes != 0) {
+        std::memcpy(copy.bytes, from, static_cast<size_t>(bytes));
     }
     std::memset(to, 0xff, sizeof copy.bytes);
     block.running->open_copies.push_back(copy);

@@ -2,8 +2,10 @@
 
 use half::bf16;
 
+use super::buffer::DeviceBuffer;
 use super::device::Device;
-use crate::Tensor;
+use crate::reference::{self, testing::noise};
+use crate::{Matrix, Tensor};
 
 /// An emulated device with its threads in order, one with them shuffled, and the GPU where there is one.
 ///
@@ -48,6 +50,30 @@ pub(crate) fn with_stride(tensor: &Tensor, stride: usize) -> Vec<f32> {
 pub(crate) fn columns<T: Copy>(values: &[T], stride: usize, cols: usize) -> Vec<T> {
     let rows = values.chunks(stride);
     rows.flat_map(|row| &row[..cols]).copied().collect()
+}
+
+/// Rows as bf16, with `stride` from one to the next and NaN between them, which nothing may read.
+pub(crate) fn strided(device: &Device, rows: &Tensor, stride: usize) -> DeviceBuffer<bf16> {
+    let mut values = vec![bf16::NAN; rows.rows() * stride];
+    for row in 0..rows.rows() {
+        values[row * stride..][..rows.cols()].copy_from_slice(&to_bf16(rows.row(row)));
+    }
+    DeviceBuffer::from_slice(device, &values).unwrap()
+}
+
+/// A weight `[out, in]` in 8 bits: codes and scales of rows on the device, and the same as a matrix.
+pub(crate) fn int8_weight(
+    device: &Device,
+    [out, inner]: [usize; 2],
+    seed: u64,
+) -> (DeviceBuffer<i8>, DeviceBuffer<f32>, Matrix) {
+    let quantized = reference::quantize_rows(out, inner, noise(out, inner, seed).data());
+    let scales: Vec<f32> = quantized.absmax.iter().map(|it| it / 127.0).collect();
+    (
+        DeviceBuffer::from_slice(device, &quantized.codes).unwrap(),
+        DeviceBuffer::from_slice(device, &scales).unwrap(),
+        Matrix::from_int8(out, inner, &quantized.codes, &quantized.absmax).unwrap(),
+    )
 }
 
 /// At most twice the error that `plain` makes, which is what rounding operands and results to bf16 costs; 1e-5 of the largest
