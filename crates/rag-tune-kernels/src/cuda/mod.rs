@@ -4,6 +4,7 @@
 //! `emulator`), by which the whole path is tested on machines without. Everything that is launched goes to one stream, in order:
 //! memory that is given up may be used again at once, and only reading results waits.
 
+pub(crate) mod attention;
 pub(crate) mod buffer;
 pub mod device;
 pub(crate) mod driver;
