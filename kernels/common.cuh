@@ -173,3 +173,14 @@ inline Pack<uint32_t, 4> load_once(const void* from) { return load_pack<4>(stati
 inline void commit_copies() { emulator::commit_copies(); }
 template <int PENDING> inline void wait_copies() { emulator::wait_copies(PENDING); }
 #endif
+
+// 2^value to within 2 units in the last place; 0 where that is below the smallest normal number.
+#ifdef __CUDACC__
+__device__ __forceinline__ float power_of_two(float value) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(value));
+    return result;
+}
+#else
+inline float power_of_two(float value) { return std::exp2(value); }
+#endif

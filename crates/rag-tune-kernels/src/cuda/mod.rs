@@ -5,6 +5,7 @@
 //! memory that is given up may be used again at once, and only reading results waits.
 
 pub(crate) mod adamw;
+pub(crate) mod attention;
 pub(crate) mod buffer;
 pub(crate) mod convert;
 pub(crate) mod cross_entropy;
@@ -23,8 +24,6 @@ pub(crate) mod lora;
 pub(crate) mod pieces;
 pub(crate) mod int8_gemm;
 pub(crate) mod int8_matmul;
-pub(crate) mod lora;
-pub(crate) mod pieces;
 pub(crate) mod quantize_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

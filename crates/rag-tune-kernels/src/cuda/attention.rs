@@ -1,0 +1,913 @@
+//! Launches of kernels/attention.cu and kernels/attention_decode.cu.
+//!
+//! Which block works on what is a table that the host makes: a [`Schedule`] once for a batch, a [`DecodeSchedule`] once for a step
+//! of decoding; all layers use it.
+
+use half::bf16;
+
+use super::buffer::DeviceBuffer;
+use super::device::{Device, count};
+use super::driver::Argument;
+use crate::attention::Heads;
+use crate::error::KernelError;
+use crate::sequences::Sequences;
+
+const THREADS: usize = 128;
+/// Queries of a block.
+const QUERIES: usize = 128;
+/// Keys that [`decode`] gives to a block, unless there would be more than [`MOST_PARTS`].
+const PART_KEYS: usize = 256;
+const MOST_PARTS: usize = 128;
+/// Query heads of a block that decodes: the rows of a product.
+const DECODE_HEADS: usize = 16;
+/// What a grid may have along y.
+const MOST_BLOCKS: usize = 65_535;
+
+/// A row of features for each token, `[tokens, heads * dim]`, `stride` values from row to row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) values: &'a DeviceBuffer<bf16>,
+    pub(crate) stride: usize,
+}
+
+/// As [`Rows`], to be written.
+#[derive(Debug)]
+pub(crate) struct RowsMut<'a> {
+    pub(crate) values: &'a mut DeviceBuffer<bf16>,
+    pub(crate) stride: usize,
+}
+
+/// Queries, keys and values of a packed batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) q: Rows<'a>,
+    pub(crate) k: Rows<'a>,
+    pub(crate) v: Rows<'a>,
+}
+
+/// What the forward pass has left for the backward pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Saved<'a> {
+    pub(crate) out: Rows<'a>,
+    /// `[tokens, query heads]`
+    pub(crate) lse: &'a DeviceBuffer<f32>,
+}
+
+/// Where the backward pass writes.
+#[derive(Debug)]
+pub(crate) struct Gradients<'a> {
+    pub(crate) dq: RowsMut<'a>,
+    pub(crate) dk: RowsMut<'a>,
+    pub(crate) dv: RowsMut<'a>,
+}
+
+/// One sequence's keys and values, each `[rows, key/value heads * dim]` from value `first` of its buffer on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CachePlace<'a> {
+    pub(crate) k: &'a DeviceBuffer<bf16>,
+    pub(crate) v: &'a DeviceBuffer<bf16>,
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+}
+
+/// Where sequences' keys and values lie, in one layer.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    /// `[sequences, 2]`
+    addresses: DeviceBuffer<u64>,
+    rows: Vec<usize>,
+    stride: usize,
+    heads: Heads,
+}
+
+/// A table of blocks on the device.
+#[derive(Debug)]
+struct Blocks {
+    table: DeviceBuffer<i32>,
+    count: usize,
+}
+
+/// The blocks of a batch, for all of its layers.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    heads: Heads,
+    tokens: usize,
+    /// Keys of each sequence.
+    keys: Vec<usize>,
+    /// Whether the keys are those of the queries' tokens and no more.
+    is_whole: bool,
+    /// `[sequences, 3]`: first row, queries, keys.
+    sequences: DeviceBuffer<i32>,
+    query_blocks: Blocks,
+    key_blocks: Blocks,
+}
+
+/// The blocks of a step of decoding, for all layers, and memory for parts of their results.
+#[derive(Debug)]
+pub(crate) struct DecodeSchedule {
+    heads: Heads,
+    /// Keys of each row.
+    keys: Vec<usize>,
+    /// `[rows, 2]`: number of parts, first part.
+    rows: DeviceBuffer<i32>,
+    blocks: Blocks,
+    /// `[parts, query heads, dim + 2]`; none where each row has one part.
+    parts: DeviceBuffer<f32>,
+}
+
+/// The kernels' instance for a head size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instance {
+    Dim64,
+    Dim128,
+}
+
+impl Instance {
+    fn of(operation: &'static str, heads: Heads) -> Result<Self, KernelError> {
+        let Heads {
+            query,
+            key_value,
+            dim,
+        } = heads;
+        if key_value == 0 || !query.is_multiple_of(key_value) {
+            let problem = format!("{query} query heads do not share {key_value} evenly");
+            return Err(KernelError::Value { operation, problem });
+        }
+        match dim {
+            _ if dim == 0 || !dim.is_multiple_of(8) || dim > 128 => {
+                let problem =
+                    format!("heads of {dim} features: a device takes multiples of 8 up to 128");
+                Err(KernelError::Value { operation, problem })
+            }
+            ..=64 => Ok(Self::Dim64),
+            _ => Ok(Self::Dim128),
+        }
+    }
+
+    /// Features of a head with the padding to the instance's size.
+    fn padded(self) -> usize {
+        match self {
+            Self::Dim64 => 64,
+            Self::Dim128 => 128,
+        }
+    }
+
+    /// Keys of a block of the backward pass.
+    fn keys(self) -> usize {
+        match self {
+            Self::Dim64 => 128,
+            Self::Dim128 => 64,
+        }
+    }
+
+    /// Bytes of shared memory for so many rows of features.
+    fn shared_bytes(self, rows: usize) -> usize {
+        rows * self.padded() * size_of::<bf16>()
+    }
+}
+
+impl Blocks {
+    /// `rows` of one length each, by their work, most first: no block begins late and long.
+    fn new<const N: usize>(
+        operation: &'static str,
+        device: &Device,
+        mut rows: Vec<[usize; N]>,
+        work: impl Fn(&[usize; N]) -> usize,
+    ) -> Result<Self, KernelError> {
+        if rows.len() > MOST_BLOCKS {
+            let problem = format!(
+                "a batch of {} blocks, a grid has at most {MOST_BLOCKS}",
+                rows.len()
+            );
+            return Err(KernelError::Value { operation, problem });
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(work(row)));
+        Ok(Self {
+            table: table(operation, device, rows.as_flattened())?,
+            count: rows.len(),
+        })
+    }
+}
+
+/// Numbers on a device, 32 bits each.
+fn table(
+    operation: &'static str,
+    device: &Device,
+    values: &[usize],
+) -> Result<DeviceBuffer<i32>, KernelError> {
+    let narrow = |&value| {
+        i32::try_from(value).map_err(|_| KernelError::Value {
+            operation,
+            problem: format!("{value} is more than a kernel's 32-bit numbers hold"),
+        })
+    };
+    let values: Result<Vec<_>, _> = values.iter().map(narrow).collect();
+    DeviceBuffer::from_slice(device, &values?)
+}
+
+impl Schedule {
+    /// For sequences whose keys and values are packed as their queries are.
+    ///
+    /// # Errors
+    /// [`KernelError`] if there are no kernels for such heads, or the batch is too large.
+    pub(crate) fn packed(
+        device: &Device,
+        sequences: &Sequences,
+        heads: Heads,
+    ) -> Result<Self, KernelError> {
+        let keys: Vec<usize> = sequences.ranges().map(|range| range.len()).collect();
+        Self::behind(device, sequences, &keys, heads)
+    }
+
+    /// For the last tokens of sequences that have `keys` keys each, these tokens' included.
+    ///
+    /// # Errors
+    /// As [`Self::packed`], and if a sequence has fewer keys than queries.
+    pub(crate) fn behind(
+        device: &Device,
+        sequences: &Sequences,
+        keys: &[usize],
+        heads: Heads,
+    ) -> Result<Self, KernelError> {
+        const OPERATION: &str = "attention::Schedule";
+        let instance = Instance::of(OPERATION, heads)?;
+        let error = |problem| {
+            let operation = OPERATION;
+            KernelError::Value { operation, problem }
+        };
+        if keys.len() != sequences.len() {
+            let problem = format!("keys of {} of {} sequences", keys.len(), sequences.len());
+            return Err(error(problem));
+        }
+        let (mut rows, mut query_blocks, mut key_blocks) = (vec![], vec![], vec![]);
+        let queries: Vec<usize> = sequences.ranges().map(|range| range.len()).collect();
+        for (index, range) in sequences.ranges().enumerate() {
+            let (queries, keys) = (range.len(), keys[index]);
+            if keys < queries {
+                return Err(error(format!("{keys} keys for {queries} queries")));
+            }
+            rows.push([range.start, queries, keys]);
+            query_blocks.extend((0..queries).step_by(QUERIES).map(|first| [index, first]));
+            let key_firsts = (0..keys).step_by(instance.keys());
+            key_blocks.extend(key_firsts.map(|first| [index, first]));
+        }
+        let seen = |&[sequence, first]: &[usize; 2]| {
+            keys[sequence] - queries[sequence] + (first + QUERIES).min(queries[sequence])
+        };
+        let seeing = |&[sequence, first]: &[usize; 2]| keys[sequence] - first;
+        Ok(Self {
+            heads,
+            tokens: sequences.tokens(),
+            is_whole: keys == queries,
+            sequences: table(OPERATION, device, rows.as_flattened())?,
+            query_blocks: Blocks::new(OPERATION, device, query_blocks, seen)?,
+            key_blocks: Blocks::new(OPERATION, device, key_blocks, seeing)?,
+            keys: keys.to_vec(),
+        })
+    }
+
+    fn device(&self) -> &Device {
+        self.sequences.device()
+    }
+
+    /// `1 / sqrt(dim)`
+    fn scale(&self) -> f32 {
+        scale(self.heads)
+    }
+
+    /// That `rows` has all tokens with so many heads.
+    fn check(
+        &self,
+        operation: &'static str,
+        name: &str,
+        rows: Rows<'_>,
+        heads: usize,
+    ) -> Result<(), KernelError> {
+        let width = heads * self.heads.dim;
+        check_rows(operation, name, self.device(), rows, [self.tokens, width])
+    }
+
+    /// That there is a value for each token and query head.
+    fn check_values(
+        &self,
+        operation: &'static str,
+        name: &str,
+        values: &DeviceBuffer<f32>,
+    ) -> Result<(), KernelError> {
+        let expected = self.tokens * self.heads.query;
+        if values.len() == expected && values.device() == self.device() {
+            return Ok(());
+        }
+        let problem = format!(
+            "`{name}` has {} values, expected {expected} on the batch's device",
+            values.len()
+        );
+        Err(KernelError::Value { operation, problem })
+    }
+}
+
+fn scale(heads: Heads) -> f32 {
+    1.0 / (heads.dim as f32).sqrt()
+}
+
+fn check_rows(
+    operation: &'static str,
+    name: &str,
+    device: &Device,
+    rows: Rows<'_>,
+    [count, width]: [usize; 2],
+) -> Result<(), KernelError> {
+    let Rows { values, stride } = rows;
+    // Rows are read and written in chunks of 8 values, 16 bytes.
+    let fits = stride >= width && stride.is_multiple_of(8);
+    let needed = if count == 0 {
+        0
+    } else {
+        (count - 1) * stride + width
+    };
+    if fits && values.len() >= needed && values.device() == device {
+        return Ok(());
+    }
+    let problem = format!(
+        "`{name}` has {} values with a stride of {stride}, expected {count} rows of {width} on the batch's device, their stride a multiple of 8",
+        values.len()
+    );
+    Err(KernelError::Value { operation, problem })
+}
+
+impl<'a> RowsMut<'a> {
+    fn as_rows(&self) -> Rows<'_> {
+        Rows {
+            values: self.values,
+            stride: self.stride,
+        }
+    }
+}
+
+impl Caches {
+    /// # Safety
+    /// The places' buffers live, and no one else writes to their places while a launch with these caches has not ended.
+    ///
+    /// # Errors
+    /// [`KernelError`] if a place is not inside its buffers, or not aligned.
+    pub(crate) unsafe fn new(
+        device: &Device,
+        places: &[CachePlace<'_>],
+        stride: usize,
+        heads: Heads,
+    ) -> Result<Self, KernelError> {
+        const OPERATION: &str = "attention::Caches";
+        Instance::of(OPERATION, heads)?;
+        let width = heads.key_value * heads.dim;
+        let mut addresses = Vec::with_capacity(2 * places.len());
+        for place in places {
+            let values = [place.k, place.v];
+            let end = match place.rows {
+                0 => place.first,
+                rows => place.first + (rows - 1) * stride + width,
+            };
+            let inside = values
+                .iter()
+                .all(|values| end <= values.len() && values.device() == device);
+            // Addresses of buffers are multiples of 256 bytes, chunks have 8 values.
+            let aligned = place.first.is_multiple_of(8) && stride.is_multiple_of(8);
+            if !inside || !aligned || stride < width {
+                let problem = format!(
+                    "{} rows of {width} with a stride of {stride} from value {} on, of {} and {}",
+                    place.rows,
+                    place.first,
+                    place.k.len(),
+                    place.v.len()
+                );
+                let operation = OPERATION;
+                return Err(KernelError::Value { operation, problem });
+            }
+            addresses.extend(values.map(|values| values.at(place.first)));
+        }
+        Ok(Self {
+            addresses: DeviceBuffer::from_slice(device, &addresses)?,
+            rows: places.iter().map(|place| place.rows).collect(),
+            stride,
+            heads,
+        })
+    }
+
+    /// That there are `keys` of each sequence.
+    fn check(
+        &self,
+        operation: &'static str,
+        device: &Device,
+        keys: &[usize],
+        heads: Heads,
+    ) -> Result<(), KernelError> {
+        let pairs = self.rows.iter().zip(keys);
+        let enough =
+            self.rows.len() == keys.len() && pairs.clone().all(|(rows, keys)| rows >= keys);
+        if enough && self.heads == heads && self.addresses.device() == device {
+            return Ok(());
+        }
+        let problem = format!(
+            "caches of {:?} rows for {:?}, expected {keys:?} for {heads:?} on the batch's device",
+            self.rows, self.heads
+        );
+        Err(KernelError::Value { operation, problem })
+    }
+}
+
+/// Attention of a packed batch to itself.
+///
+/// # Shapes
+/// `out`: as `q`; `lse`: `[tokens, query heads]`, the log-sum-exp of each row of scores
+///
+/// # Errors
+/// [`KernelError`] if shapes do not fit, or the device fails.
+pub(crate) fn forward(
+    qkv: Packed<'_>,
+    schedule: &Schedule,
+    out: RowsMut<'_>,
+    lse: &mut DeviceBuffer<f32>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "attention_forward";
+    check_packed(OPERATION, qkv, schedule)?;
+    let keys = [
+        qkv.k.values.argument(),
+        qkv.v.values.argument(),
+        Argument::address(0),
+    ];
+    let strides = [qkv.k.stride, qkv.v.stride];
+    // SAFETY: `k` and `v` have a row for each token of the schedule, and its sequences' keys are these tokens.
+    unsafe { launch_forward(OPERATION, qkv.q, keys, strides, schedule, out, lse) }
+}
+
+/// Attention of the last tokens of each sequence to all keys up to them in its cache.
+///
+/// # Shapes
+/// As [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn behind(
+    q: Rows<'_>,
+    caches: &Caches,
+    schedule: &Schedule,
+    out: RowsMut<'_>,
+    lse: &mut DeviceBuffer<f32>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "attention_behind";
+    caches.check(OPERATION, schedule.device(), &schedule.keys, schedule.heads)?;
+    let none = Argument::address(0);
+    let keys = [none, none, caches.addresses.argument()];
+    let strides = [caches.stride, caches.stride];
+    // SAFETY: each sequence has an address, behind which lie its keys: `Caches::new` has found them inside their buffers.
+    unsafe { launch_forward(OPERATION, q, keys, strides, schedule, out, lse) }
+}
+
+/// # Safety
+/// `keys` are the addresses of packed keys and values, or a table of them; all keys of the schedule's sequences lie there.
+unsafe fn launch_forward(
+    operation: &'static str,
+    q: Rows<'_>,
+    [k, v, addresses]: [Argument; 3],
+    [k_stride, v_stride]: [usize; 2],
+    schedule: &Schedule,
+    out: RowsMut<'_>,
+    lse: &mut DeviceBuffer<f32>,
+) -> Result<(), KernelError> {
+    let heads = schedule.heads;
+    schedule.check(operation, "q", q, heads.query)?;
+    schedule.check(operation, "out", out.as_rows(), heads.query)?;
+    schedule.check_values(operation, "lse", lse)?;
+    let instance = Instance::of(operation, heads)?;
+    let (kernel, tile) = match instance {
+        Instance::Dim64 => ("attention_forward_64", 64),
+        Instance::Dim128 => ("attention_forward_128", 64),
+    };
+    let arguments = [
+        q.values.argument(),
+        k,
+        v,
+        addresses,
+        schedule.sequences.argument(),
+        schedule.query_blocks.table.argument(),
+        out.values.argument(),
+        lse.argument(),
+        count(operation, q.stride)?,
+        count(operation, k_stride)?,
+        count(operation, v_stride)?,
+        count(operation, out.stride)?,
+        count(operation, heads.query / heads.key_value)?,
+        count(operation, heads.dim)?,
+        schedule.scale().into(),
+    ];
+    let grid = [heads.query, schedule.query_blocks.count, 1];
+    let shared_bytes = instance.shared_bytes(QUERIES + 4 * tile);
+    // SAFETY: `q`, `out` and `lse` have a row for each token, and the tables name rows of these tokens only; keys are the caller's promise.
+    unsafe {
+        schedule
+            .device()
+            .launch(kernel, grid, (THREADS, shared_bytes), &arguments)
+    }
+}
+
+fn check_packed(
+    operation: &'static str,
+    qkv: Packed<'_>,
+    schedule: &Schedule,
+) -> Result<(), KernelError> {
+    if !schedule.is_whole {
+        let problem = "a schedule of sequences that have more keys than queries".to_owned();
+        return Err(KernelError::Value { operation, problem });
+    }
+    let heads = schedule.heads;
+    schedule.check(operation, "q", qkv.q, heads.query)?;
+    schedule.check(operation, "k", qkv.k, heads.key_value)?;
+    schedule.check(operation, "v", qkv.v, heads.key_value)
+}
+
+/// Gradients of `q`, `k`, `v`, given that of `out`; the same bits each time.
+///
+/// # Shapes
+/// All as the inputs and the output of [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn backward(
+    d_out: Rows<'_>,
+    qkv: Packed<'_>,
+    saved: Saved<'_>,
+    schedule: &Schedule,
+    gradients: Gradients<'_>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "attention_backward";
+    let (heads, device) = (schedule.heads, schedule.device());
+    let Gradients { dq, dk, dv } = gradients;
+    check_packed(OPERATION, qkv, schedule)?;
+    schedule.check(OPERATION, "d_out", d_out, heads.query)?;
+    schedule.check(OPERATION, "out", saved.out, heads.query)?;
+    schedule.check(OPERATION, "dq", dq.as_rows(), heads.query)?;
+    schedule.check(OPERATION, "dk", dk.as_rows(), heads.key_value)?;
+    schedule.check(OPERATION, "dv", dv.as_rows(), heads.key_value)?;
+    schedule.check_values(OPERATION, "lse", saved.lse)?;
+    let number = |value| count(OPERATION, value);
+
+    let rows = schedule.tokens * heads.query;
+    let delta = DeviceBuffer::<f32>::stale(device, rows)?;
+    let arguments = [
+        d_out.values.argument(),
+        saved.out.values.argument(),
+        delta.argument(),
+        number(rows)?,
+        number(heads.query)?,
+        number(d_out.stride)?,
+        number(saved.out.stride)?,
+        number(heads.dim)?,
+    ];
+    let grid = [rows.div_ceil(THREADS / 16), 1, 1];
+    // SAFETY: `d_out` and `out` have a row for each token, `delta` a value for each of their heads.
+    unsafe { device.launch("attention_delta", grid, (THREADS, 0), &arguments)? };
+
+    let instance = Instance::of(OPERATION, heads)?;
+    let inputs = [
+        qkv.q.values.argument(),
+        qkv.k.values.argument(),
+        qkv.v.values.argument(),
+        d_out.values.argument(),
+        saved.lse.argument(),
+        delta.argument(),
+        schedule.sequences.argument(),
+    ];
+    let strides = [
+        number(qkv.q.stride)?,
+        number(qkv.k.stride)?,
+        number(qkv.v.stride)?,
+        number(d_out.stride)?,
+    ];
+    let last = [
+        number(heads.query / heads.key_value)?,
+        number(heads.dim)?,
+        schedule.scale().into(),
+    ];
+    let kernel = match instance {
+        Instance::Dim64 => "attention_backward_kv_64",
+        Instance::Dim128 => "attention_backward_kv_128",
+    };
+    let outputs = [
+        schedule.key_blocks.table.argument(),
+        dk.values.argument(),
+        dv.values.argument(),
+    ];
+    let out_strides = [number(dk.stride)?, number(dv.stride)?];
+    let arguments = [&inputs[..], &outputs, &strides, &out_strides, &last].concat();
+    let grid = [heads.key_value, schedule.key_blocks.count, 1];
+    // Keys and values, two tiles of 64 queries and gradients, and of each query two numbers.
+    let rows = 2 * instance.keys() + 4 * 64;
+    let shared_bytes = instance.shared_bytes(rows) + 4 * 64 * size_of::<f32>();
+    // SAFETY: all have a row for each token, and the tables name rows of these tokens only.
+    unsafe { device.launch(kernel, grid, (THREADS, shared_bytes), &arguments)? };
+
+    let (kernel, tile) = match instance {
+        Instance::Dim64 => ("attention_backward_q_64", 64),
+        Instance::Dim128 => ("attention_backward_q_128", 32),
+    };
+    let outputs = [schedule.query_blocks.table.argument(), dq.values.argument()];
+    let arguments = [
+        &inputs[..],
+        &outputs,
+        &strides,
+        &[number(dq.stride)?],
+        &last,
+    ]
+    .concat();
+    let grid = [heads.query, schedule.query_blocks.count, 1];
+    let shared_bytes = instance.shared_bytes(2 * QUERIES + 4 * tile);
+    // SAFETY: as above.
+    unsafe { device.launch(kernel, grid, (THREADS, shared_bytes), &arguments) }
+}
+
+impl DecodeSchedule {
+    /// For one new query a sequence; `keys` of each, the new token's included.
+    ///
+    /// # Errors
+    /// [`KernelError`] if there are no kernels for such heads, a sequence has no keys, or there are too many.
+    pub(crate) fn new(device: &Device, keys: &[usize], heads: Heads) -> Result<Self, KernelError> {
+        const OPERATION: &str = "attention::DecodeSchedule";
+        Instance::of(OPERATION, heads)?;
+        if keys.contains(&0) {
+            let (operation, problem) = (OPERATION, "a cache is empty".to_owned());
+            return Err(KernelError::Value { operation, problem });
+        }
+        let (mut rows, mut blocks, mut parts) = (vec![], vec![], 0);
+        for (row, &keys) in keys.iter().enumerate() {
+            let part_keys = part_keys(keys);
+            let count = keys.div_ceil(part_keys);
+            rows.push([count, parts]);
+            blocks.extend((0..count).map(|part| {
+                let first = part * part_keys;
+                [row, part, first, keys.min(first + part_keys)]
+            }));
+            parts += if count > 1 { count } else { 0 };
+        }
+        let work = |[_, _, first, end]: &[usize; 4]| end - first;
+        Ok(Self {
+            heads,
+            keys: keys.to_vec(),
+            rows: table(OPERATION, device, rows.as_flattened())?,
+            blocks: Blocks::new(OPERATION, device, blocks, work)?,
+            parts: DeviceBuffer::stale(device, parts * heads.query * (heads.dim + 2))?,
+        })
+    }
+}
+
+/// Keys of each part of a row: of its length only, so that a row's bits do not depend on what else is in the batch.
+fn part_keys(keys: usize) -> usize {
+    // Four warps with 16 keys at a time.
+    keys.div_ceil(MOST_PARTS)
+        .next_multiple_of(64)
+        .max(PART_KEYS)
+}
+
+/// Attention of one new token a sequence to all keys in its cache.
+///
+/// # Shapes
+/// `q`, `out`: `[sequences, query heads * dim]`
+///
+/// # Errors
+/// [`KernelError`] if shapes do not fit, or the device fails.
+pub(crate) fn decode(
+    q: Rows<'_>,
+    caches: &Caches,
+    schedule: &mut DecodeSchedule,
+    out: RowsMut<'_>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "attention_decode";
+    let heads = schedule.heads;
+    let device = schedule.rows.device();
+    let rows = schedule.keys.len();
+    let shape = [rows, heads.query * heads.dim];
+    check_rows(OPERATION, "q", device, q, shape)?;
+    check_rows(OPERATION, "out", device, out.as_rows(), shape)?;
+    caches.check(OPERATION, device, &schedule.keys, heads)?;
+    let number = |value| count(OPERATION, value);
+    let group = heads.query / heads.key_value;
+    let kernel = match Instance::of(OPERATION, heads)? {
+        Instance::Dim64 => "attention_decode_64",
+        Instance::Dim128 => "attention_decode_128",
+    };
+    let arguments = [
+        q.values.argument(),
+        caches.addresses.argument(),
+        schedule.rows.argument(),
+        schedule.blocks.table.argument(),
+        out.values.argument(),
+        schedule.parts.argument(),
+        number(q.stride)?,
+        number(caches.stride)?,
+        number(out.stride)?,
+        number(heads.query)?,
+        number(group)?,
+        number(heads.dim)?,
+        scale(heads).into(),
+    ];
+    let tiles = heads.key_value * group.div_ceil(DECODE_HEADS);
+    let grid = [tiles, schedule.blocks.count, 1];
+    // SAFETY: `q` and `out` have the schedule's rows, each has an address with its keys behind it (`Caches::new`), and `parts` a place
+    // for each part of a row that has several.
+    unsafe { device.launch(kernel, grid, (THREADS, 0), &arguments)? };
+    if schedule.parts.is_empty() {
+        return Ok(());
+    }
+    let arguments = [
+        schedule.parts.argument(),
+        schedule.rows.argument(),
+        out.values.argument(),
+        number(out.stride)?,
+        number(heads.dim)?,
+        scale(heads).into(),
+    ];
+    let grid = [heads.query, rows, 1];
+    // SAFETY: as above.
+    unsafe { device.launch("attention_decode_join", grid, (THREADS, 0), &arguments) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::Qkv;
+    use crate::cuda::testing::{assert_close, devices, narrowed, to_bf16, widened};
+    use crate::matrix::Compute;
+    use crate::reference;
+    use crate::reference::testing::noise;
+    use crate::stored::Stored;
+    use crate::tensor::Tensor;
+
+    fn heads(query: usize, key_value: usize, dim: usize) -> Heads {
+        Heads {
+            query,
+            key_value,
+            dim,
+        }
+    }
+
+    /// q, k, v, d_out of a packed batch.
+    fn inputs(tokens: usize, heads: Heads) -> [Tensor; 4] {
+        let (wide, narrow) = (heads.query * heads.dim, heads.key_value * heads.dim);
+        let mut q = noise(tokens, wide, 1);
+        q.data_mut().iter_mut().for_each(|value| *value *= 3.0);
+        let [k, v] = [2, 3].map(|seed| noise(tokens, narrow, seed));
+        [q, k, v, noise(tokens, wide, 4)]
+    }
+
+    /// out, lse, dq, dk, dv.
+    fn reference_of(
+        inputs: &[Tensor; 4],
+        compute: Compute,
+        sequences: &Sequences,
+        heads: Heads,
+    ) -> [Tensor; 5] {
+        let stored = inputs.clone().map(|tensor| Stored::new(tensor, compute));
+        let [q, k, v, d_out] = &stored;
+        let qkv = Qkv { q, k, v };
+        let (out, lse) = reference::attention(qkv, sequences, heads);
+        let d_out = d_out.clone().into_tensor();
+        let gradient = reference::attention_backward(&d_out, qkv, sequences, heads);
+        [out, lse, gradient.q, gradient.k, gradient.v]
+    }
+
+    /// Rows with a few values between them.
+    fn strided(device: &Device, tensor: &Tensor) -> (DeviceBuffer<bf16>, usize) {
+        let stride = tensor.cols() + 8;
+        let mut values = vec![bf16::NAN; tensor.rows() * stride];
+        for (row, to) in values.chunks_mut(stride).enumerate() {
+            to[..tensor.cols()].copy_from_slice(&to_bf16(tensor.row(row)));
+        }
+        (DeviceBuffer::from_slice(device, &values).unwrap(), stride)
+    }
+
+    fn rows((values, stride): &(DeviceBuffer<bf16>, usize)) -> Rows<'_> {
+        let stride = *stride;
+        Rows { values, stride }
+    }
+
+    fn rows_mut((values, stride): &mut (DeviceBuffer<bf16>, usize)) -> RowsMut<'_> {
+        let stride = *stride;
+        RowsMut { values, stride }
+    }
+
+    /// What `strided` was made of; what lies between the rows is untouched.
+    fn dense((values, stride): &(DeviceBuffer<bf16>, usize), cols: usize) -> Vec<f32> {
+        let values = values.to_vec().unwrap();
+        let rows = values.chunks(*stride);
+        rows.flat_map(|row| {
+            assert!(row[cols..].iter().all(|value| value.is_nan()));
+            widened(&row[..cols])
+        })
+        .collect()
+    }
+
+    const CASES: [(&[usize], Heads); 6] = [
+        (
+            &[1, 5, 3],
+            Heads {
+                query: 4,
+                key_value: 4,
+                dim: 8,
+            },
+        ),
+        (
+            &[130, 1],
+            Heads {
+                query: 3,
+                key_value: 1,
+                dim: 16,
+            },
+        ),
+        (
+            &[64, 65],
+            Heads {
+                query: 2,
+                key_value: 2,
+                dim: 64,
+            },
+        ),
+        (
+            &[70],
+            Heads {
+                query: 4,
+                key_value: 1,
+                dim: 24,
+            },
+        ),
+        (
+            &[33, 66],
+            Heads {
+                query: 2,
+                key_value: 2,
+                dim: 128,
+            },
+        ),
+        (
+            &[129],
+            Heads {
+                query: 1,
+                key_value: 1,
+                dim: 72,
+            },
+        ),
+    ];
+
+    #[test]
+    fn attention_matches_reference_on_devices() {
+        for (lengths, heads) in CASES {
+            let sequences = Sequences::from_lengths(lengths).unwrap();
+            let inputs = inputs(sequences.tokens(), heads);
+            let exact = reference_of(&inputs, Compute::F32, &sequences, heads);
+            let plain = reference_of(&inputs, Compute::Bf16, &sequences, heads);
+            for device in devices() {
+                let schedule = Schedule::packed(&device, &sequences, heads).unwrap();
+                let [q, k, v, d_out] = inputs.each_ref().map(|it| strided(&device, it));
+                let qkv = Packed {
+                    q: rows(&q),
+                    k: rows(&k),
+                    v: rows(&v),
+                };
+                let nothing = [0, 0, 2, 3, 3].map(|like: usize| {
+                    let [rows, cols] = exact[like].shape();
+                    strided(
+                        &device,
+                        &Tensor::from_vec(rows, cols, vec![f32::NAN; rows * cols]).unwrap(),
+                    )
+                });
+                let [mut out, _, mut dq, mut dk, mut dv] = nothing;
+                let mut lse = DeviceBuffer::stale(&device, exact[1].data().len()).unwrap();
+                forward(qkv, &schedule, rows_mut(&mut out), &mut lse).unwrap();
+                let saved = Saved {
+                    out: rows(&out),
+                    lse: &lse,
+                };
+                let gradients = Gradients {
+                    dq: rows_mut(&mut dq),
+                    dk: rows_mut(&mut dk),
+                    dv: rows_mut(&mut dv),
+                };
+                backward(rows(&d_out), qkv, saved, &schedule, gradients).unwrap();
+                let got = [
+                    dense(&out, exact[0].cols()),
+                    lse.to_vec().unwrap(),
+                    dense(&dq, exact[2].cols()),
+                    dense(&dk, exact[3].cols()),
+                    dense(&dv, exact[4].cols()),
+                ];
+                for (index, name) in ["out", "lse", "dq", "dk", "dv"].into_iter().enumerate() {
+                    let name = format!("{name} of {lengths:?}, {heads:?}");
+                    let exact = exact[index].data();
+                    // The log-sum-exp is not rounded.
+                    let plain = match index {
+                        1 => plain[index].data().to_vec(),
+                        _ => narrowed(plain[index].data()),
+                    };
+                    assert_close(&name, &got[index], exact, &plain);
+                }
+            }
+        }
+    }
+}
