@@ -7,6 +7,7 @@ use crate::bias;
 use crate::buffer::Buffer;
 use crate::cpu;
 use crate::cpu::panels::Direction;
+use crate::cuda::{self, Row};
 use crate::error::{KernelError, check_shape};
 use crate::linear::{self, Input, packed};
 use crate::matrix::{Compute, Matrix};
@@ -21,7 +22,7 @@ pub struct Layer<'a> {
     /// LoRA's.
     pub update: Option<Update<'a>>,
     /// `[out]`, added behind the update.
-    pub bias: Option<&'a [f32]>,
+    pub bias: Option<Row<'a>>,
 }
 
 /// `scaling * down b^T`.
@@ -73,6 +74,9 @@ pub fn forward(
     if let Some(residual) = residual {
         check_shape(operation, "residual", &residual.shape(), &[tokens, out])?;
     }
+    if let Some(x) = x.on_device() {
+        return cuda::matrix::adapted(x?.buffer(), layer, residual);
+    }
     let packed = packed(layer.weight, Direction::Forward, x.compute());
     // Columns of outliers are added to whole products.
     let Some((weights, scales)) = packed.filter(|_| x.compute() != Compute::LlmInt8) else {
@@ -98,6 +102,9 @@ pub fn forward(
 pub fn stored(x: &Input<'_>, layer: Layer<'_>) -> Result<Stored, KernelError> {
     let ([tokens, _], [out, _]) = (x.shape(), layer.weight.shape());
     layer.check("adapted::stored", x.shape(), out)?;
+    if let Some(x) = x.on_device() {
+        return cuda::matrix::adapted_rounded(x?.buffer(), layer);
+    }
     let packed = packed(layer.weight, Direction::Forward, x.compute());
     let is_rounded = matches!(x.compute(), Compute::Bf16 | Compute::Int8);
     let Some((weights, scales)) = packed.filter(|_| is_rounded) else {
@@ -133,6 +140,7 @@ mod tests {
             let weight = Matrix::int8(out, inner, noise(out, inner, 3).data()).unwrap();
             let (down, b) = (noise(tokens, 4, 4), noise(out, 4, 5));
             let bias = noise(1, out, 6).into_vec();
+            let bias = Row::from(&bias);
             let update = Update {
                 down: &down,
                 b: &b,
@@ -150,7 +158,7 @@ mod tests {
                         let layer = Layer {
                             weight: &weight,
                             update: has_update.then_some(update),
-                            bias: has_bias.then_some(&bias),
+                            bias: has_bias.then_some(bias),
                         };
                         let what = format!("{tokens} x {inner} x {out}, {compute:?}, {level:?}");
                         let mut expected = one_by_one(&input, layer).unwrap();
@@ -184,7 +192,7 @@ mod tests {
             scaling: 1.0,
         });
         let input = Input::new(&x, Compute::Bf16);
-        let bias = Some(&[0.0; 3][..]);
+        let bias = Some(Row::from(&[0.0; 3]));
         for layer in [Layer { update, ..plain }, Layer { bias, ..plain }] {
             assert!(forward(&input, layer, None).is_err());
             assert!(stored(&input, layer).is_err());

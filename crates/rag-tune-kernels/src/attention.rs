@@ -11,11 +11,13 @@ use half::bf16;
 
 use crate::cpu;
 use crate::cpu::attention::Pages;
+use crate::cuda::Device;
+use crate::cuda::cache::{self, DeviceCache};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::Compute;
 use crate::sequences::Sequences;
 use crate::stored::{Stored, Values};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, two_places};
 
 /// How features divide into heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +69,15 @@ pub struct Cache(CachePages);
 enum CachePages {
     F32(Pages<f32>),
     Bf16(Pages<bf16>),
+    Device(DeviceCache),
 }
 
 impl Cache {
+    /// An empty one on `device`, bf16.
+    pub fn on_device(heads: Heads, device: &Device) -> Self {
+        Self(CachePages::Device(DeviceCache::new(heads, device)))
+    }
+
     /// An empty one, bf16 unless `compute` is f32 or the processor multiplies no bf16.
     pub fn new(heads: Heads, compute: Compute) -> Self {
         let is_bf16 = compute != Compute::F32 && cpu::attention::takes_bf16(heads);
@@ -102,6 +110,12 @@ impl Cache {
         if rows.start > rows.end || rows.end > tokens {
             return Err(problem(format!("rows {rows:?} of {tokens}")));
         }
+        if let CachePages::Device(cache) = &mut self.0 {
+            let (Some(keys), Some(values)) = (keys.on_device(), values.on_device()) else {
+                return Err(two_places(OPERATION));
+            };
+            return cache.push([keys?.buffer(), values?.buffer()], rows);
+        }
         let part = rows.start * width..rows.end * width;
         match (&mut self.0, keys.values(), values.values()) {
             (CachePages::F32(pages), keys, values) => {
@@ -120,20 +134,28 @@ impl Cache {
         match &self.0 {
             CachePages::F32(pages) => pages.bytes(),
             CachePages::Bf16(pages) => pages.bytes(),
+            CachePages::Device(cache) => cache.bytes(),
         }
     }
 
     fn f32s(&self) -> Option<&Pages<f32>> {
         match &self.0 {
             CachePages::F32(pages) => Some(pages),
-            CachePages::Bf16(_) => None,
+            CachePages::Bf16(_) | CachePages::Device(_) => None,
         }
     }
 
     fn bf16s(&self) -> Option<&Pages<bf16>> {
         match &self.0 {
-            CachePages::F32(_) => None,
+            CachePages::F32(_) | CachePages::Device(_) => None,
             CachePages::Bf16(pages) => Some(pages),
+        }
+    }
+
+    fn on_a_device(&self) -> Option<&DeviceCache> {
+        match &self.0 {
+            CachePages::Device(cache) => Some(cache),
+            CachePages::F32(_) | CachePages::Bf16(_) => None,
         }
     }
 
@@ -141,6 +163,7 @@ impl Cache {
         match &self.0 {
             CachePages::F32(pages) => pages.positions(),
             CachePages::Bf16(pages) => pages.positions(),
+            CachePages::Device(cache) => cache.positions(),
         }
     }
 
@@ -149,6 +172,7 @@ impl Cache {
         match &self.0 {
             CachePages::F32(pages) => pages.shape(),
             CachePages::Bf16(pages) => pages.shape(),
+            CachePages::Device(cache) => cache.shape(),
         }
     }
 }
@@ -203,6 +227,9 @@ pub fn forward(
     heads: Heads,
 ) -> Result<AttentionOutput, KernelError> {
     check("attention::forward", qkv, sequences, heads)?;
+    if qkv.q.on_device().is_some() {
+        return cache::forward(qkv, sequences, heads);
+    }
     Ok(cpu::attention::forward(qkv, sequences, heads))
 }
 
@@ -236,6 +263,9 @@ pub fn backward(
         &saved.lse.shape(),
         &[sequences.tokens(), heads.query],
     )?;
+    if qkv.q.on_device().is_some() {
+        return cache::backward(d_out, qkv, saved, sequences, heads);
+    }
     Ok(cpu::attention::backward(
         d_out, qkv, saved, sequences, heads,
     ))
@@ -261,6 +291,9 @@ pub fn behind(
     check_shape(operation, "caches", &[caches.len()], &[sequences.len()])?;
     let lengths: Vec<usize> = sequences.ranges().map(|range| range.len()).collect();
     check_caches(operation, q, caches, &lengths, heads)?;
+    if q.on_device().is_some() {
+        return cache::behind(q, sequences, &on_a_device(operation, caches)?, heads);
+    }
     let (f32s, bf16s) = by_precision(caches);
     match q.values() {
         Values::Bf16(values) if bf16s.len() == caches.len() => {
@@ -285,6 +318,9 @@ pub fn behind(
 pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, KernelError> {
     let operation = "attention::decode";
     check_caches(operation, q, caches, &vec![1; caches.len()], heads)?;
+    if q.on_device().is_some() {
+        return cache::decode(q, &on_a_device(operation, caches)?, heads);
+    }
     let (f32s, bf16s) = by_precision(caches);
     match q.values() {
         Values::Bf16(values) if bf16s.len() == caches.len() => {
@@ -319,6 +355,16 @@ fn check_caches(
         }
     }
     Ok(())
+}
+
+fn on_a_device<'a>(
+    operation: &'static str,
+    caches: &[&'a Cache],
+) -> Result<Vec<&'a DeviceCache>, KernelError> {
+    let there = caches.iter().map(|cache| cache.on_a_device());
+    there
+        .collect::<Option<_>>()
+        .ok_or_else(|| two_places(operation))
 }
 
 fn by_precision<'a>(caches: &[&'a Cache]) -> (Vec<&'a Pages<f32>>, Vec<&'a Pages<bf16>>) {

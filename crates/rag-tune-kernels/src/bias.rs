@@ -1,6 +1,7 @@
 //! bias: `y[t, o] += bias[o]`. The bias is frozen, so there is no backward pass: gradients go through as they are.
 
 use crate::cpu;
+use crate::cuda::{self, Row};
 use crate::error::{KernelError, check_shape};
 use crate::tensor::Tensor;
 
@@ -11,9 +12,14 @@ use crate::tensor::Tensor;
 ///
 /// # Errors
 /// [`KernelError::Shape`] if `bias` is not `out` long.
-pub fn add(y: &mut Tensor, bias: &[f32]) -> Result<(), KernelError> {
+pub fn add<'a>(y: &mut Tensor, bias: impl Into<Row<'a>>) -> Result<(), KernelError> {
+    let (bias, shape) = (bias.into(), y.shape());
     check_shape("bias::add", "bias", &[bias.len()], &[y.cols()])?;
-    cpu::bias::add(y.data_mut(), bias);
+    if let Some(values) = y.on_device_mut() {
+        let bias = bias.on(values.device())?;
+        return cuda::convert::add_bias(values.f32_mut(shape)?, &bias);
+    }
+    cpu::bias::add(y.data_mut(), &bias);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! are passed in.
 
 use crate::cpu;
+use crate::cuda;
 use crate::error::{KernelError, check_shape};
 use crate::linear::{self, Write};
 use crate::matrix::{Compute, Matrix};
@@ -37,6 +38,11 @@ pub fn cross_entropy(
     compute: Compute,
 ) -> Result<Loss, KernelError> {
     check(hidden, head, labels)?;
+    if let Some(values) = hidden.on_device() {
+        let (sum, d_hidden) =
+            cuda::matrix::cross_entropy(values.bf16()?.buffer(), head, labels, gradient_scale)?;
+        return Ok(Loss { sum, d_hidden });
+    }
     let hidden_size = hidden.cols();
     let mut loss = Loss {
         sum: 0.0,
@@ -66,6 +72,9 @@ pub fn cross_entropy_sum(
     compute: Compute,
 ) -> Result<f64, KernelError> {
     check(hidden, head, labels)?;
+    if let Some(values) = hidden.on_device() {
+        return cuda::matrix::cross_entropy_sum(values.bf16()?.buffer(), head, labels);
+    }
     let mut sum = 0.0;
     for (index, labels) in labels.chunks(CHUNK).enumerate() {
         let mut logits = chunk_logits(hidden, head, index, labels.len(), compute)?;

@@ -3,7 +3,14 @@
 //! The decision is a hash of (key, element), so that it needs no memory, does not depend on
 //! threads, and the backward pass and a resumed run make it again.
 
+use std::sync::Arc;
+
 use crate::cpu;
+use crate::cuda;
+use crate::cuda::DeviceBuffer;
+use crate::cuda::tensor::DeviceTensor;
+use crate::cuda::view::{Element, View, ViewMut};
+use crate::error::KernelError;
 use crate::tensor::Tensor;
 
 /// One dropout: which values fall out is fixed by `key`.
@@ -25,15 +32,42 @@ impl Dropout {
     }
 
     /// `x` with some values dropped. Applied to a gradient, it is its own backward pass.
-    pub fn apply(&self, x: &Tensor) -> Tensor {
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the device's memory is not enough.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor, KernelError> {
         let mut y = x.clone();
-        cpu::dropout::apply(self.key, self.probability, y.data_mut());
-        y
+        self.apply_in_place(&mut y)?;
+        Ok(y)
     }
 
     /// Drops values of `x` in place.
-    pub fn apply_in_place(&self, x: &mut Tensor) {
-        cpu::dropout::apply(self.key, self.probability, x.data_mut());
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_in_place(&self, x: &mut Tensor) -> Result<(), KernelError> {
+        let shape = x.shape();
+        match x.on_device_mut() {
+            None => cpu::dropout::apply(self.key, self.probability, x.data_mut()),
+            Some(values) => match values {
+                DeviceTensor::F32(values) => self.on_device(values, shape)?,
+                DeviceTensor::Bf16(values) => self.on_device(values, shape)?,
+            },
+        }
+        Ok(())
+    }
+
+    /// Into a buffer of its own: others may still read the old one.
+    fn on_device<T: Element>(
+        &self,
+        values: &mut Arc<DeviceBuffer<T>>,
+        shape: [usize; 2],
+    ) -> Result<(), KernelError> {
+        let mut dropped = DeviceBuffer::stale(values.device(), values.len())?;
+        let to = ViewMut::new(&mut dropped, shape);
+        cuda::dropout::apply(self, View::new(values, shape), to)?;
+        *values = Arc::new(dropped);
+        Ok(())
     }
 }
 
@@ -59,7 +93,7 @@ mod tests {
     #[test]
     fn the_share_and_the_mean_are_kept() {
         let ones = Tensor::from_fn(400, 576, |_, _| 1.0);
-        let dropped = Dropout::keyed(0.05, 42, &[1, 2]).apply(&ones);
+        let dropped = Dropout::keyed(0.05, 42, &[1, 2]).apply(&ones).unwrap();
         let zeros = dropped.data().iter().filter(|value| **value == 0.0).count() as f64;
         let share = zeros / dropped.data().len() as f64;
         // Standard error of the share over 230 400 values: 0.00045.
@@ -84,14 +118,20 @@ mod tests {
     fn the_key_decides() {
         let x = Tensor::from_fn(4, 100, |_, _| 1.0);
         let first = Dropout::keyed(0.5, 1, &[3, 4]);
-        assert_eq!(first.apply(&x), first.apply(&x));
-        assert_ne!(first.apply(&x), Dropout::keyed(0.5, 1, &[4, 3]).apply(&x));
-        assert_ne!(first.apply(&x), Dropout::keyed(0.5, 2, &[3, 4]).apply(&x));
+        assert_eq!(first.apply(&x).unwrap(), first.apply(&x).unwrap());
+        assert_ne!(
+            first.apply(&x).unwrap(),
+            Dropout::keyed(0.5, 1, &[4, 3]).apply(&x).unwrap()
+        );
+        assert_ne!(
+            first.apply(&x).unwrap(),
+            Dropout::keyed(0.5, 2, &[3, 4]).apply(&x).unwrap()
+        );
     }
 
     #[test]
     fn probability_zero_changes_nothing() {
         let x = Tensor::from_fn(3, 7, |row, col| (row * col) as f32);
-        assert_eq!(Dropout::keyed(0.0, 1, &[]).apply(&x), x);
+        assert_eq!(Dropout::keyed(0.0, 1, &[]).apply(&x).unwrap(), x);
     }
 }

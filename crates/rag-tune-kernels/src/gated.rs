@@ -53,6 +53,9 @@ pub fn forward(
     for layer in &layers {
         layer.check("gated::forward", [tokens, features], out)?;
     }
+    if x.on_device().is_some() {
+        return one_by_one(x, layers);
+    }
     let packed = layers.map(|layer| packed(layer.weight, Direction::Forward, x.compute()));
     let [Some((gate, gate_scales)), Some((up, up_scales))] = packed else {
         return one_by_one(x, layers);

@@ -15,6 +15,8 @@ use crate::cpu::gemm::{
 };
 use crate::cpu::gemm_f32::{self, Threads, View};
 use crate::cpu::panels::{Codes, Direction, PackedWeights};
+use crate::cuda;
+use crate::cuda::tensor::Lent;
 use crate::error::{KernelError, check_shape};
 use crate::matrix::{Compute, Matrix};
 use crate::processor::{Level, level_in_use};
@@ -59,6 +61,9 @@ impl<'a> Input<'a> {
     pub fn of_stored(x: &'a Stored, compute: Compute) -> Self {
         let level = level_in_use();
         let [tokens, features] = x.shape();
+        if x.on_device().is_some() {
+            return Self::unprepared(x.shape(), x.widened().into(), compute, level);
+        }
         match x.values() {
             Values::Bf16(values) if takes_bf16(compute, level) => {
                 let rows = Bf16Rows::from_bf16(values, tokens, features);
@@ -126,6 +131,12 @@ impl<'a> Input<'a> {
     pub fn into_tensor(self) -> Tensor {
         self.tensor();
         self.tensor.into_inner().unwrap_or_default().into_owned()
+    }
+
+    /// What lies on a device, as products read it there.
+    pub(crate) fn on_device(&self) -> Option<Result<Lent<'_, half::bf16>, KernelError>> {
+        let tensor = self.tensor.get()?.on_device()?;
+        Some(tensor.bf16())
     }
 
     /// `[tokens, in]`
@@ -233,6 +244,9 @@ pub fn forward(x: &Input<'_>, weight: &Matrix) -> Result<Tensor, KernelError> {
     let [tokens, features] = x.shape;
     let operation = "linear::forward";
     check_shape(operation, "x", &[tokens, features], &[tokens, in_features])?;
+    if let Some(x) = x.on_device() {
+        return cuda::matrix::forward(x?.buffer(), weight, None);
+    }
     let mut y = Tensor::stale(tokens, out_features);
     if let Some((packed, scales)) = packed(weight, Direction::Forward, x.compute) {
         let epilogue = Epilogue {
@@ -314,6 +328,10 @@ fn backward_at_level(
     let operation = "linear::backward";
     check_shape(operation, "dy", &dy.shape(), &[tokens, out_features])?;
     check_shape(operation, "dx", &dx.shape(), &[tokens, in_features])?;
+    if let Some(dy) = dy.on_device() {
+        let dx = dx.f32_on_device(operation)?;
+        return cuda::matrix::backward(dy.bf16()?.buffer(), weight, write, dx);
+    }
     // bitsandbytes multiplies gradients with dequantised weights.
     let compute = match compute {
         Compute::LlmInt8 => Compute::Bf16,
@@ -359,6 +377,9 @@ pub fn product_nt(
 ) -> Result<(), KernelError> {
     check_shape("product_nt", "b", &b.shape(), &[b.rows(), a.cols()])?;
     check_shape("product_nt", "out", &out.shape(), &[a.rows(), b.rows()])?;
+    if a.device().is_some() {
+        return cuda::matrix::product(out, [keep, factor], (a, false), (b, true));
+    }
     multiply(out, keep, factor, view(a), view(b).transposed());
     Ok(())
 }
@@ -379,6 +400,9 @@ pub fn product_nn(
 ) -> Result<(), KernelError> {
     check_shape("product_nn", "b", &b.shape(), &[a.cols(), b.cols()])?;
     check_shape("product_nn", "out", &out.shape(), &[a.rows(), b.cols()])?;
+    if a.device().is_some() {
+        return cuda::matrix::product(out, [keep, factor], (a, false), (b, false));
+    }
     multiply(out, keep, factor, view(a), view(b));
     Ok(())
 }
@@ -399,6 +423,9 @@ pub fn product_tn(
 ) -> Result<(), KernelError> {
     check_shape("product_tn", "b", &b.shape(), &[a.rows(), b.cols()])?;
     check_shape("product_tn", "out", &out.shape(), &[a.cols(), b.cols()])?;
+    if a.device().is_some() {
+        return cuda::matrix::product(out, [keep, factor], (a, true), (b, false));
+    }
     multiply(out, keep, factor, view(a).transposed(), view(b));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! rms_norm: `y = x / rms(x) * weight`, `rms(x) = sqrt(mean(x^2) + eps)` (arXiv:1910.07467).
 
 use crate::cpu;
+use crate::cuda::{self, DeviceBuffer, Row};
 use crate::error::{KernelError, check_shape};
 use crate::linear::{Input, takes_bf16};
 use crate::matrix::Compute;
@@ -14,10 +15,21 @@ use crate::tensor::Tensor;
 ///
 /// # Errors
 /// [`KernelError::Shape`] if `weight` is not `hidden` long.
-pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor, KernelError> {
+pub fn forward<'a>(
+    x: &Tensor,
+    weight: impl Into<Row<'a>>,
+    eps: f32,
+) -> Result<Tensor, KernelError> {
+    let weight = weight.into();
     check_shape("rms_norm::forward", "weight", &[weight.len()], &[x.cols()])?;
+    if let Some(values) = x.on_device() {
+        let mut y = DeviceBuffer::stale(values.device(), x.len())?;
+        let weight = weight.on(values.device())?;
+        cuda::rms_norm::forward(values.f32()?.buffer(), &weight, eps, &mut y, x.cols())?;
+        return Ok(Tensor::from_device(x.rows(), x.cols(), y));
+    }
     let mut y = Tensor::stale(x.rows(), x.cols());
-    cpu::rms_norm::forward(x.data(), weight, eps, y.data_mut());
+    cpu::rms_norm::forward(x.data(), &weight, eps, y.data_mut());
     Ok(y)
 }
 
@@ -28,21 +40,21 @@ pub fn forward(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor, KernelErr
 ///
 /// # Errors
 /// As [`forward`].
-pub fn input(
+pub fn input<'a>(
     x: &Tensor,
-    weight: &[f32],
+    weight: impl Into<Row<'a>>,
     eps: f32,
     compute: Compute,
     exact: bool,
 ) -> Result<Input<'static>, KernelError> {
-    let level = level_in_use();
-    if !takes_bf16(compute, level) {
+    let (weight, level) = (weight.into(), level_in_use());
+    if x.device().is_some() || !takes_bf16(compute, level) {
         return Ok(Input::owned(forward(x, weight, eps)?, compute));
     }
     check_shape("rms_norm::input", "weight", &[weight.len()], &[x.cols()])?;
     let mut y = exact.then(|| Tensor::stale(x.rows(), x.cols()));
     let values = y.as_mut().map(Tensor::data_mut);
-    let rows = cpu::rms_norm::forward_rounded(x.data(), weight, eps, values);
+    let rows = cpu::rms_norm::forward_rounded(x.data(), &weight, eps, values);
     Ok(Input::rounded(rows, y, compute, level))
 }
 
@@ -55,17 +67,23 @@ pub fn input(
 ///
 /// # Errors
 /// [`KernelError::Shape`] if the shapes do not fit.
-pub fn backward(
+pub fn backward<'a>(
     dy: &Tensor,
     x: &Tensor,
-    weight: &[f32],
+    weight: impl Into<Row<'a>>,
     eps: f32,
     dx: &mut Tensor,
 ) -> Result<(), KernelError> {
+    let weight = weight.into();
     check_shape("rms_norm::backward", "weight", &[weight.len()], &[x.cols()])?;
     check_shape("rms_norm::backward", "dy", &dy.shape(), &x.shape())?;
     check_shape("rms_norm::backward", "dx", &dx.shape(), &x.shape())?;
-    cpu::rms_norm::backward(dy.data(), x.data(), weight, eps, dx.data_mut());
+    if let (Some(dy), Some(x)) = (dy.on_device(), x.on_device()) {
+        let weight = weight.on(x.device())?;
+        let dx = dx.f32_on_device("rms_norm::backward")?;
+        return cuda::rms_norm::backward(dy, x.f32()?.buffer(), &weight, eps, dx);
+    }
+    cpu::rms_norm::backward(dy.data(), x.data(), &weight, eps, dx.data_mut());
     Ok(())
 }
 

@@ -5,8 +5,13 @@
 
 use crate::buffer::Buffer;
 use crate::cpu;
+use crate::cuda::lazy::Lazy;
+use crate::cuda::tensor::{DeviceTensor, own};
+use crate::cuda::view::{Element, ViewMut};
+use crate::cuda::{self, DeviceBuffer};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::Compute;
+use crate::sequences::Positions;
 use crate::stored::Stored;
 use crate::tensor::Tensor;
 
@@ -19,6 +24,7 @@ pub struct RopeTable {
     cos: Vec<f32>,
     /// `[positions, head_dim / 2]`
     sin: Vec<f32>,
+    on_device: Lazy<cuda::rope::Table>,
 }
 
 /// Which way heads turn.
@@ -49,6 +55,7 @@ impl RopeTable {
             positions,
             cos: Vec::new(),
             sin: Vec::new(),
+            on_device: Lazy::default(),
         };
         for position in 0..positions {
             for frequency in frequencies {
@@ -72,8 +79,23 @@ impl RopeTable {
     ///
     /// # Errors
     /// [`KernelError`] if the shapes do not fit or a position is not in the table.
-    pub fn apply(&self, x: &mut Tensor, positions: &[u32], turn: Turn) -> Result<(), KernelError> {
+    pub fn apply(
+        &self,
+        x: &mut Tensor,
+        positions: &Positions,
+        turn: Turn,
+    ) -> Result<(), KernelError> {
+        let shape = x.shape();
         self.check(x, positions)?;
+        match x.on_device_mut() {
+            Some(DeviceTensor::F32(values)) => {
+                return self.apply_there(own(values)?, shape, positions, turn);
+            }
+            Some(DeviceTensor::Bf16(values)) => {
+                return self.apply_there(own(values)?, shape, positions, turn);
+            }
+            None => {}
+        }
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
         let cols = x.cols();
         let table = self.table(sign);
@@ -91,10 +113,10 @@ impl RopeTable {
     pub fn store(
         &self,
         mut x: Tensor,
-        positions: &[u32],
+        positions: &Positions,
         compute: Compute,
     ) -> Result<Stored, KernelError> {
-        if compute == Compute::F32 {
+        if compute == Compute::F32 || x.device().is_some() {
             self.apply(&mut x, positions, Turn::Forward)?;
             return Ok(Stored::new(x, compute));
         }
@@ -103,6 +125,22 @@ impl RopeTable {
         let mut values = Buffer::stale(rows * cols);
         cpu::rope::narrow(x.data(), cols, positions, self.table(1.0), &mut values);
         Ok(Stored::from_bf16(rows, cols, values))
+    }
+
+    fn apply_there<T: Element>(
+        &self,
+        x: &mut DeviceBuffer<T>,
+        shape: [usize; 2],
+        positions: &Positions,
+        turn: Turn,
+    ) -> Result<(), KernelError> {
+        let device = x.device().clone();
+        let table = self.on_device.get(
+            |table| *table.device() == device,
+            || cuda::rope::Table::new(&device, self),
+        )?;
+        let positions = positions.on(&device, self.positions)?;
+        cuda::rope::apply(ViewMut::new(x, shape), &table, &positions, turn)
     }
 
     pub(crate) fn table(&self, sign: f32) -> cpu::rope::Table<'_> {

@@ -1,5 +1,13 @@
 //! Where sequences begin and end in a packed batch.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::attention::Heads;
+use crate::cuda::Device;
+use crate::cuda::attention::Schedule;
+use crate::cuda::ids::Ids;
+use crate::cuda::lazy::Lazy;
 use crate::error::KernelError;
 
 /// Sequences packed end to end: `offsets[i]..offsets[i + 1]` are the tokens of sequence `i`.
@@ -9,6 +17,7 @@ use crate::error::KernelError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequences {
     offsets: Vec<usize>,
+    schedule: Lazy<Schedule>,
 }
 
 impl Sequences {
@@ -28,7 +37,22 @@ impl Sequences {
             }
             offsets.push(offsets[index] + length);
         }
-        Ok(Self { offsets })
+        Ok(Self {
+            offsets,
+            schedule: Lazy::default(),
+        })
+    }
+
+    /// Which block of a device works on what when these attend to themselves.
+    pub(crate) fn schedule(
+        &self,
+        device: &Device,
+        heads: Heads,
+    ) -> Result<Arc<Schedule>, KernelError> {
+        self.schedule.get(
+            |schedule| schedule.device() == device && schedule.heads() == heads,
+            || Schedule::packed(device, self, heads),
+        )
     }
 
     /// Number of sequences.
@@ -52,10 +76,43 @@ impl Sequences {
     }
 
     /// The position of each token in its sequence, from 0.
-    pub fn positions(&self) -> Vec<u32> {
-        self.ranges()
-            .flat_map(|range| 0..range.len() as u32)
-            .collect()
+    pub fn positions(&self) -> Positions {
+        let positions = self.ranges().flat_map(|range| 0..range.len() as u32);
+        positions.collect::<Vec<_>>().into()
+    }
+}
+
+/// The place of each token of a batch in its sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions {
+    host: Vec<u32>,
+    device: Lazy<Ids>,
+}
+
+impl From<Vec<u32>> for Positions {
+    fn from(host: Vec<u32>) -> Self {
+        Self {
+            host,
+            device: Lazy::default(),
+        }
+    }
+}
+
+impl Deref for Positions {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.host
+    }
+}
+
+impl Positions {
+    /// On `device`, for a table of `below` positions.
+    pub(crate) fn on(&self, device: &Device, below: usize) -> Result<Arc<Ids>, KernelError> {
+        self.device.get(
+            |ids| ids.device() == device && ids.below() == below,
+            || Ids::new(device, "rope", &self.host, below),
+        )
     }
 }
 
@@ -66,7 +123,7 @@ mod tests {
     #[test]
     fn positions_restart_with_each_sequence() {
         let sequences = Sequences::from_lengths(&[3, 1, 2]).unwrap();
-        assert_eq!(sequences.positions(), [0, 1, 2, 0, 0, 1]);
+        assert_eq!(*sequences.positions(), [0, 1, 2, 0, 0, 1]);
         assert_eq!(sequences.ranges().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
         assert_eq!(sequences.tokens(), 6);
         assert!(Sequences::from_lengths(&[2, 0]).is_err());

@@ -11,10 +11,12 @@ use half::bf16;
 
 use crate::buffer::Buffer;
 use crate::cpu;
+use crate::cuda::tensor::{DeviceTensor, Lent};
+use crate::error::KernelError;
 use crate::matrix::Compute;
 use crate::tensor::Tensor;
 
-/// `[rows, cols]`, f32 in f32 compute, bf16 in the others.
+/// `[rows, cols]`, f32 in f32 compute, bf16 in the others; on a device bf16.
 #[derive(Debug, Clone)]
 pub struct Stored(Storage);
 
@@ -50,9 +52,9 @@ impl Values<'_> {
 }
 
 impl Stored {
-    /// Stores `tensor`, rounded to nearest even unless `compute` is f32.
+    /// Stores `tensor`, rounded to nearest even unless `compute` is f32. One on a device is stored as it is.
     pub fn new(tensor: Tensor, compute: Compute) -> Self {
-        if compute == Compute::F32 {
+        if compute == Compute::F32 || tensor.device().is_some() {
             return Self(Storage::F32(tensor));
         }
         let [rows, cols] = tensor.shape();
@@ -92,7 +94,10 @@ impl Stored {
     /// Bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         match &self.0 {
-            Storage::F32(tensor) => size_of_val(tensor.data()),
+            Storage::F32(tensor) => match tensor.on_device() {
+                Some(DeviceTensor::Bf16(_)) => 2 * tensor.len(),
+                Some(DeviceTensor::F32(_)) | None => 4 * tensor.len(),
+            },
             Storage::Bf16 { values, .. } => size_of_val::<[bf16]>(values),
         }
     }
@@ -114,6 +119,14 @@ impl Stored {
                 cpu::convert::widen(&values, tensor.data_mut());
                 tensor
             }
+        }
+    }
+
+    /// What lies on a device, as products and attention read it there.
+    pub(crate) fn on_device(&self) -> Option<Result<Lent<'_, bf16>, KernelError>> {
+        match &self.0 {
+            Storage::F32(tensor) => tensor.on_device().map(DeviceTensor::bf16),
+            Storage::Bf16 { .. } => None,
         }
     }
 

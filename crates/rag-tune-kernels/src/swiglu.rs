@@ -1,9 +1,13 @@
 //! swiglu: `y = silu(gate) * up`, `silu(g) = g * sigmoid(g)` (arXiv:2002.05202).
 
+use half::bf16;
+
 use crate::cpu;
+use crate::cuda::view::ViewMut;
+use crate::cuda::{self, DeviceBuffer};
 use crate::error::{KernelError, check_shape};
 use crate::stored::Stored;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, two_places};
 
 /// # Shapes
 /// `gate`, `up`: `[tokens, intermediate]`; returns the same
@@ -13,6 +17,14 @@ use crate::tensor::Tensor;
 pub fn forward(gate: &Stored, up: &Stored) -> Result<Tensor, KernelError> {
     check_alike("swiglu::forward", gate, up)?;
     let [tokens, features] = gate.shape();
+    if let (Some(gate), Some(up)) = (gate.on_device(), up.on_device()) {
+        let (gate, up) = (gate?, up?);
+        let (shape, device) = ([tokens, features], gate.buffer().device());
+        let mut y = DeviceBuffer::<bf16>::stale(device, tokens * features)?;
+        let to = ViewMut::new(&mut y, shape);
+        cuda::swiglu::forward(gate.view(shape), up.view(shape), to)?;
+        return Ok(Tensor::from_device(tokens, features, y));
+    }
     let mut y = Tensor::stale(tokens, features);
     cpu::swiglu::forward(gate.values(), up.values(), y.data_mut());
     Ok(y)
@@ -28,6 +40,23 @@ pub fn forward(gate: &Stored, up: &Stored) -> Result<Tensor, KernelError> {
 pub fn backward(dy: Tensor, gate: &Stored, up: &Stored) -> Result<(Tensor, Tensor), KernelError> {
     check_alike("swiglu::backward", gate, up)?;
     check_shape("swiglu::backward", "dy", &dy.shape(), &gate.shape())?;
+    let shape @ [tokens, features] = gate.shape();
+    if let (Some(dy), Some(gate), Some(up)) = (dy.on_device(), gate.on_device(), up.on_device()) {
+        let (dy, gate, up) = (dy.bf16()?, gate?, up?);
+        let stale = || DeviceBuffer::<bf16>::stale(gate.buffer().device(), tokens * features);
+        let (mut d_gate, mut d_up) = (stale()?, stale()?);
+        let to = [&mut d_gate, &mut d_up].map(|buffer| ViewMut::new(buffer, shape));
+        let [to_gate, to_up] = to;
+        cuda::swiglu::backward(
+            dy.view(shape),
+            gate.view(shape),
+            up.view(shape),
+            to_gate,
+            to_up,
+        )?;
+        let [d_gate, d_up] = [d_gate, d_up].map(|it| Tensor::from_device(tokens, features, it));
+        return Ok((d_gate, d_up));
+    }
     let mut d_gate = dy;
     let mut d_up = Tensor::stale(d_gate.rows(), d_gate.cols());
     cpu::swiglu::backward(
@@ -41,6 +70,14 @@ pub fn backward(dy: Tensor, gate: &Stored, up: &Stored) -> Result<(Tensor, Tenso
 
 fn check_alike(operation: &'static str, gate: &Stored, up: &Stored) -> Result<(), KernelError> {
     check_shape(operation, "up", &up.shape(), &gate.shape())?;
+    if gate.on_device().is_some() || up.on_device().is_some() {
+        let both = gate.on_device().is_some() && up.on_device().is_some();
+        return if both {
+            Ok(())
+        } else {
+            Err(two_places(operation))
+        };
+    }
     if std::mem::discriminant(&gate.values()) != std::mem::discriminant(&up.values()) {
         let problem = "`gate` and `up` are stored in different precisions".to_owned();
         return Err(KernelError::Value { operation, problem });

@@ -1,18 +1,51 @@
 //! A dense matrix of activations or gradients.
 
+use std::borrow::Cow;
+
 use crate::buffer::Buffer;
+use crate::cuda::ids::Ids;
+use crate::cuda::rows;
+use crate::cuda::tensor::DeviceTensor;
+use crate::cuda::{Device, DeviceBuffer};
 use crate::error::{KernelError, check_shape};
 
-/// `[rows, cols]`, row-major f32 in host memory.
+/// `[rows, cols]`, row-major: f32 in host memory, or on a device f32 or bf16.
 ///
-/// Activations are `[tokens, features]`. The CUDA path adds a storage on the device; operations
-/// dispatch on where the storage is.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Activations are `[tokens, features]`. Operations run where their arguments lie, and leave their results there. On a device
+/// what a product reads next may be bf16 at once; sums of gradients and the residual stream are f32.
+#[derive(Debug, Clone)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
-    data: Buffer<f32>,
+    data: Storage,
 }
+
+#[derive(Debug, Clone)]
+enum Storage {
+    Host(Buffer<f32>),
+    Device(DeviceTensor),
+}
+
+/// Equal values; those on a device are not looked at, and differ from everything.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.data, &other.data) {
+            (Storage::Host(mine), Storage::Host(others)) => {
+                self.shape() == other.shape() && mine == others
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Default for Tensor {
+    fn default() -> Self {
+        Self::zeros(0, 0)
+    }
+}
+
+/// For values that are asked for where they do not lie: a mistake of the caller's, whatever the input.
+const ON_A_DEVICE: &str = "a tensor on a device is read through `Tensor::to_host`";
 
 impl Tensor {
     /// `[rows, cols]` of zeros.
@@ -20,7 +53,7 @@ impl Tensor {
         Self {
             rows,
             cols,
-            data: Buffer::zeros(rows * cols),
+            data: Storage::Host(Buffer::zeros(rows * cols)),
         }
     }
 
@@ -29,7 +62,7 @@ impl Tensor {
         Self {
             rows,
             cols,
-            data: Buffer::stale(rows * cols),
+            data: Storage::Host(Buffer::stale(rows * cols)),
         }
     }
 
@@ -42,20 +75,117 @@ impl Tensor {
         Ok(Self {
             rows,
             cols,
-            data: data.into(),
+            data: Storage::Host(data.into()),
         })
     }
 
     /// `[rows, cols]` from row-major values.
     pub(crate) fn from_buffer(rows: usize, cols: usize, data: Buffer<f32>) -> Self {
         debug_assert_eq!(data.len(), rows * cols);
+        let data = Storage::Host(data);
         Self { rows, cols, data }
+    }
+
+    /// `[rows, cols]` from values on a device.
+    pub(crate) fn from_device(rows: usize, cols: usize, data: impl Into<DeviceTensor>) -> Self {
+        let data = data.into();
+        debug_assert_eq!(data.len(), rows * cols);
+        let data = Storage::Device(data);
+        Self { rows, cols, data }
+    }
+
+    /// `[rows, cols]` of unspecified values, where `self` lies.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the device's memory is not enough.
+    pub fn stale_beside(&self, rows: usize, cols: usize) -> Result<Self, KernelError> {
+        match self.device() {
+            None => Ok(Self::stale(rows, cols)),
+            Some(device) => {
+                let values = DeviceBuffer::<f32>::stale(device, rows * cols)?;
+                Ok(Self::from_device(rows, cols, values))
+            }
+        }
+    }
+
+    /// `[rows, cols]` of zeros, where `self` lies.
+    ///
+    /// # Errors
+    /// As [`Self::stale_beside`].
+    pub fn zeros_beside(&self, rows: usize, cols: usize) -> Result<Self, KernelError> {
+        match self.device() {
+            None => Ok(Self::zeros(rows, cols)),
+            Some(device) => {
+                let values = DeviceBuffer::<f32>::zeros(device, rows * cols)?;
+                Ok(Self::from_device(rows, cols, values))
+            }
+        }
+    }
+
+    /// A copy in f32 on `device`.
+    ///
+    /// # Errors
+    /// As [`Self::stale_beside`].
+    pub fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
+        let values = DeviceBuffer::from_slice(device, self.to_host()?.data())?;
+        Ok(Self::from_device(self.rows, self.cols, values))
+    }
+
+    /// The values in host memory, once all that was launched is done; without a copy where they are.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the driver fails, now or in something launched before.
+    pub fn to_host(&self) -> Result<Cow<'_, Self>, KernelError> {
+        match &self.data {
+            Storage::Host(_) => Ok(Cow::Borrowed(self)),
+            Storage::Device(values) => {
+                let values = values.to_vec()?;
+                Ok(Cow::Owned(Self::from_buffer(
+                    self.rows,
+                    self.cols,
+                    values.into(),
+                )))
+            }
+        }
+    }
+
+    /// Where it lies; `None` is host memory.
+    pub fn device(&self) -> Option<&Device> {
+        self.on_device().map(DeviceTensor::device)
+    }
+
+    pub(crate) fn on_device(&self) -> Option<&DeviceTensor> {
+        match &self.data {
+            Storage::Host(_) => None,
+            Storage::Device(values) => Some(values),
+        }
+    }
+
+    /// To be written by a kernel of `operation`.
+    ///
+    /// # Errors
+    /// [`KernelError::Value`] if it lies in host memory.
+    pub(crate) fn f32_on_device(
+        &mut self,
+        operation: &'static str,
+    ) -> Result<&mut DeviceBuffer<f32>, KernelError> {
+        match &mut self.data {
+            Storage::Device(values) => values.own_f32(),
+            Storage::Host(_) => Err(two_places(operation)),
+        }
+    }
+
+    pub(crate) fn on_device_mut(&mut self) -> Option<&mut DeviceTensor> {
+        match &mut self.data {
+            Storage::Host(_) => None,
+            Storage::Device(values) => Some(values),
+        }
     }
 
     /// `[rows, cols]` with `value(row, col)` at each place.
     pub fn from_fn(rows: usize, cols: usize, mut value: impl FnMut(usize, usize) -> f32) -> Self {
         let data = (0..rows * cols).map(|at| value(at / cols, at % cols));
-        let data = data.collect::<Vec<_>>().into();
+        let data = Storage::Host(data.collect::<Vec<_>>().into());
         Self { rows, cols, data }
     }
 
@@ -75,28 +205,63 @@ impl Tensor {
     }
 
     /// The values, row-major.
+    ///
+    /// # Panics
+    /// If they lie on a device.
     pub fn data(&self) -> &[f32] {
-        &self.data
+        match &self.data {
+            Storage::Host(data) => data,
+            Storage::Device(_) => panic!("{ON_A_DEVICE}"),
+        }
     }
 
     /// The values, row-major.
+    ///
+    /// # Panics
+    /// If they lie on a device.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        match &mut self.data {
+            Storage::Host(data) => data,
+            Storage::Device(_) => panic!("{ON_A_DEVICE}"),
+        }
     }
 
     /// One row.
+    ///
+    /// # Panics
+    /// If the values lie on a device.
     pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..][..self.cols]
+        &self.data()[row * self.cols..][..self.cols]
     }
 
     /// One row.
+    ///
+    /// # Panics
+    /// If the values lie on a device.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.cols..][..self.cols]
+        let cols = self.cols;
+        &mut self.data_mut()[row * cols..][..cols]
     }
 
     /// The values, given up.
+    ///
+    /// # Panics
+    /// If they lie on a device.
     pub fn into_vec(self) -> Vec<f32> {
-        self.data.into_vec()
+        match self.data {
+            Storage::Host(data) => data.into_vec(),
+            Storage::Device(_) => panic!("{ON_A_DEVICE}"),
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The given rows, in that order: `[indices.len(), cols]`.
@@ -111,11 +276,50 @@ impl Tensor {
                 problem,
             });
         }
-        let mut rows = Self::stale(indices.len(), self.cols);
-        for (row, index) in indices.iter().enumerate() {
-            rows.row_mut(row).copy_from_slice(self.row(*index));
+        let mut rows = self.stale_beside(indices.len(), self.cols)?;
+        match (self.on_device(), rows.on_device_mut()) {
+            (Some(from), Some(to)) => {
+                rows::gather(
+                    from.f32()?.view(self.shape()),
+                    &ids(from.device(), indices, self.rows)?,
+                    to.f32_mut([indices.len(), self.cols])?,
+                )?;
+            }
+            _ => {
+                for (row, index) in indices.iter().enumerate() {
+                    rows.row_mut(row).copy_from_slice(self.row(*index));
+                }
+            }
         }
         Ok(rows)
+    }
+
+    /// `[rows, cols]` with the rows of `self` at the given places, in increasing order, and zeros elsewhere.
+    ///
+    /// # Errors
+    /// [`KernelError`] if there are not as many places as rows, or one is not below `rows`.
+    pub fn scatter_rows(&self, indices: &[usize], rows: usize) -> Result<Self, KernelError> {
+        const OPERATION: &str = "scatter_rows";
+        check_shape(OPERATION, "indices", &[indices.len()], &[self.rows])?;
+        if indices.last().is_some_and(|last| *last >= rows) || !indices.is_sorted_by(|a, b| a < b) {
+            return Err(KernelError::Value {
+                operation: OPERATION,
+                problem: format!("places are not in increasing order below {rows}"),
+            });
+        }
+        let mut scattered = self.zeros_beside(rows, self.cols)?;
+        match (self.on_device(), scattered.on_device_mut()) {
+            (Some(from), Some(to)) => {
+                let ids = ids(from.device(), indices, rows)?;
+                rows::scatter(from.f32()?.view(self.shape()), &ids, to.own_f32()?)?;
+            }
+            _ => {
+                for (row, index) in indices.iter().enumerate() {
+                    scattered.row_mut(*index).copy_from_slice(self.row(row));
+                }
+            }
+        }
+        Ok(scattered)
     }
 
     /// `self += other`.
@@ -124,15 +328,36 @@ impl Tensor {
     /// [`KernelError::Shape`] if the shapes differ.
     pub fn add_assign(&mut self, other: &Self) -> Result<(), KernelError> {
         check_shape("add_assign", "other", &other.shape(), &self.shape())?;
-        crate::cpu::add_assign(&mut self.data, &other.data);
+        let shape = self.shape();
+        if let (Some(mine), Some(others)) = (self.on_device_mut(), other.on_device()) {
+            let others = others.f32()?;
+            return crate::cuda::convert::add_assign(mine.f32_mut(shape)?, others.view(shape));
+        }
+        crate::cpu::add_assign(self.data_mut(), other.data());
         Ok(())
     }
 
     /// Whether every value is finite.
+    ///
+    /// # Panics
+    /// If they lie on a device.
     pub fn is_finite(&self) -> bool {
         // Multiplying by zero turns infinities and NaNs into NaN, and vectorises.
-        self.data.iter().map(|value| value * 0.0).sum::<f32>() == 0.0
+        self.data().iter().map(|value| value * 0.0).sum::<f32>() == 0.0
     }
+}
+
+/// Arguments lie partly in host memory, partly on a device.
+pub(crate) fn two_places(operation: &'static str) -> KernelError {
+    KernelError::Value {
+        operation,
+        problem: "some arguments are on a device, others are not".to_owned(),
+    }
+}
+
+fn ids(device: &Device, indices: &[usize], below: usize) -> Result<Ids, KernelError> {
+    let ids: Vec<u32> = indices.iter().map(|index| *index as u32).collect();
+    Ids::new(device, "rows", &ids, below)
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! ```
 
 use rag_tune_kernels::attention::{self, AttentionOutput, Heads, Qkv};
+use rag_tune_kernels::cuda::{Device, Row, Vector};
 use rag_tune_kernels::gated::Wanted;
 use rag_tune_kernels::linear::Input;
 use rag_tune_kernels::rope::{RopeTable, Turn};
+use rag_tune_kernels::sequences::Positions;
 use rag_tune_kernels::{Compute, KernelError, Matrix, Sequences, Stored, Tensor, rms_norm, swiglu};
 
 use crate::linear::{AdaptedLinear, AppliedAdapter, Downs, GroupContext, is_any_adapted};
@@ -19,13 +21,13 @@ use crate::non_finite::Operation;
 pub(crate) struct Block {
     pub(crate) layer: usize,
     /// `input_layernorm`, `[hidden]`
-    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) attention_norm: Vector,
     /// `post_attention_layernorm`, `[hidden]`
-    pub(crate) mlp_norm: Vec<f32>,
+    pub(crate) mlp_norm: Vector,
     /// By [`Projection`], in the order of [`Projection::ALL`].
     pub(crate) weights: [Matrix; 7],
     /// As `weights`, each `[out]`: what a linear layer adds, where the model has that.
-    pub(crate) biases: [Option<Vec<f32>>; 7],
+    pub(crate) biases: [Option<Vector>; 7],
 }
 
 /// What all blocks of a pass share.
@@ -36,7 +38,7 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) compute: Compute,
     pub(crate) rope: &'a RopeTable,
     /// `[tokens]`
-    pub(crate) positions: &'a [u32],
+    pub(crate) positions: &'a Positions,
     pub(crate) adapter: Option<&'a AppliedAdapter<'a>>,
     pub(crate) dropout: Option<LoraDropout>,
 }
@@ -129,7 +131,7 @@ enum Site {
 /// The norm of `x` as `layers` read it.
 fn normed(
     x: &Tensor,
-    weight: &[f32],
+    weight: &Vector,
     context: BlockContext<'_>,
     layers: &[AdaptedLinear<'_>],
 ) -> Result<Input<'static>, KernelError> {
@@ -138,13 +140,27 @@ fn normed(
 }
 
 impl Block {
+    /// The block with its weights on `device`.
+    pub(crate) fn into_device(self, device: &Device) -> Result<Self, KernelError> {
+        let mut block = self;
+        for weight in &mut block.weights {
+            *weight = weight.to_device(device)?;
+        }
+        for bias in block.biases.iter_mut().flatten() {
+            *bias = bias.to_device(device)?;
+        }
+        block.attention_norm = block.attention_norm.to_device(device)?;
+        block.mlp_norm = block.mlp_norm.to_device(device)?;
+        Ok(block)
+    }
+
     fn adapted<'a>(
         &'a self,
         context: BlockContext<'a>,
         projection: Projection,
     ) -> AdaptedLinear<'a> {
         let weight = &self.weights[projection as usize];
-        let bias = self.biases[projection as usize].as_deref();
+        let bias = self.biases[projection as usize].as_ref().map(Row::from);
         AdaptedLinear::new(weight, bias, (self.layer, projection), context.adapter)
     }
 
@@ -175,7 +191,7 @@ impl Block {
         let layers = self.qkv_layers(context);
         let normed = normed(x, &self.attention_norm, context, &layers)?;
         let group = self.group(context, Site::AttentionInput);
-        let read = group.read(&normed, &layers);
+        let read = group.read(&normed, &layers)?;
         let [q, k, v] = &layers;
         let (q, q_down) = group.output(&read, q, None)?;
         let (k, k_down) = group.output(&read, k, None)?;
@@ -203,7 +219,7 @@ impl Block {
         let group = self.group(context, Site::AttentionOutput);
         let attended = Input::of_stored(attended, context.compute);
         let layer = self.adapted(context, Projection::O);
-        let read = group.read(&attended, &[layer]);
+        let read = group.read(&attended, &[layer])?;
         let (h, down) = group.output(&read, &layer, Some(x))?;
         Ok((h, vec![down]))
     }
@@ -223,10 +239,10 @@ impl Block {
             layers: keep,
             exact_product: is_any_adapted(&[down]),
         };
-        let read = group.read(&normed, &layers);
+        let read = group.read(&normed, &layers)?;
         let (gated, gate_up_downs) = group.gated(&read, layers, wanted)?;
         let group = self.group(context, Site::MlpProduct);
-        let read = group.read(&gated.product, &[down]);
+        let read = group.read(&gated.product, &[down])?;
         let (y, down_down) = group.output(&read, &down, Some(h))?;
         let down_down = vec![down_down];
         let inner = MlpInner {
@@ -334,17 +350,17 @@ impl Block {
         tell: &mut dyn FnMut(Operation, &Tensor),
     ) -> Result<Tensor, KernelError> {
         let attention = self.attention_inputs(&x, context)?;
-        tell(Operation::QProj, &attention.q.widened());
-        tell(Operation::KProj, &attention.k.widened());
-        tell(Operation::VProj, &attention.v.widened());
+        tell(Operation::QProj, &*attention.q.widened().to_host()?);
+        tell(Operation::KProj, &*attention.k.widened().to_host()?);
+        tell(Operation::VProj, &*attention.v.widened().to_host()?);
         let attended = attention::forward(attention.qkv(), sequences, context.heads)?.out;
-        tell(Operation::Attention, &attended.widened());
+        tell(Operation::Attention, &*attended.widened().to_host()?);
         let (h, _) = self.add_attention(&x, &attended, context)?;
-        tell(Operation::OProj, &h);
+        tell(Operation::OProj, &*h.to_host()?);
         let (y, mlp) = self.add_mlp(&h, context, true)?;
-        tell(Operation::GateProj, &mlp.gate.into_tensor());
-        tell(Operation::UpProj, &mlp.up.into_tensor());
-        tell(Operation::DownProj, &y);
+        tell(Operation::GateProj, &*mlp.gate.into_tensor().to_host()?);
+        tell(Operation::UpProj, &*mlp.up.into_tensor().to_host()?);
+        tell(Operation::DownProj, &*y.to_host()?);
         Ok(y)
     }
 

@@ -104,7 +104,7 @@ impl<'a> Outcome<'a> {
             let block = loader.block(layer, checkpoint.config())?;
             let adapter = adapter.map(|adapter| adapter.of_block(layer));
             let applied = adapter.as_ref().map(|adapter| {
-                AppliedAdapter::new(adapter, |(_, projection)| {
+                AppliedAdapter::new(adapter, None, |(_, projection)| {
                     &block.weights[projection as usize]
                 })
             });

@@ -2,9 +2,11 @@
 
 mod dora;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rag_tune_kernels::adapted::{self, Layer, Update};
+use rag_tune_kernels::cuda::{Device, Row};
 use rag_tune_kernels::dropout::Dropout;
 use rag_tune_kernels::gated::{self, Gated, Wanted};
 use rag_tune_kernels::linear::{self, Input, Write, product_nn, product_nt, product_tn};
@@ -19,7 +21,7 @@ use crate::lora::{Adapter, LoraFactors, Place};
 pub(crate) struct AdaptedLinear<'a> {
     pub(crate) weight: &'a Matrix,
     /// `[out]`, frozen. Added last: as in PEFT, DoRA does not rescale it.
-    bias: Option<&'a [f32]>,
+    bias: Option<Row<'a>>,
     lora: Option<&'a LoraFactors>,
     /// Of the update.
     scaling: f32,
@@ -28,15 +30,17 @@ pub(crate) struct AdaptedLinear<'a> {
 
 /// An adapter, and what a pass derives from it and the base.
 pub(crate) struct AppliedAdapter<'a> {
-    adapter: &'a Adapter,
+    /// Where the base is.
+    adapter: Cow<'a, Adapter>,
     /// Norms of the adapted weights' rows, where the adapter has magnitudes.
     norms: BTreeMap<Place, Vec<f32>>,
 }
 
 impl<'a> AppliedAdapter<'a> {
-    /// `weight` gives the base's.
+    /// `weight` gives the base's, which lies on `device` if there is one.
     pub(crate) fn new<'m>(
         adapter: &'a Adapter,
+        device: Option<&Device>,
         weight: impl Fn(Place) -> &'m Matrix,
     ) -> Result<Self, KernelError> {
         let mut norms = BTreeMap::new();
@@ -46,6 +50,10 @@ impl<'a> AppliedAdapter<'a> {
                 norms.insert(*place, row_norms(weight(*place), update)?);
             }
         }
+        let adapter = match device {
+            None => Cow::Borrowed(adapter),
+            Some(device) => Cow::Owned(adapter.to_device(device)?),
+        };
         Ok(Self { adapter, norms })
     }
 }
@@ -54,7 +62,7 @@ impl<'a> AdaptedLinear<'a> {
     /// The layer at `place`, with its update if it has one.
     pub(crate) fn new(
         weight: &'a Matrix,
-        bias: Option<&'a [f32]>,
+        bias: Option<Row<'a>>,
         place: Place,
         adapter: Option<&'a AppliedAdapter<'_>>,
     ) -> Self {
@@ -109,7 +117,7 @@ impl Read<'_, '_> {
             return Ok(None);
         };
         let x = self.dropped.as_ref().unwrap_or_else(|| self.input.tensor());
-        let mut down = Tensor::stale(x.rows(), lora.a.rows());
+        let mut down = x.stale_beside(x.rows(), lora.a.rows())?;
         product_nt(&mut down, 0.0, 1.0, x, &lora.a)?;
         Ok(Some(down))
     }
@@ -132,10 +140,11 @@ impl GroupContext {
         &self,
         layers: &[AdaptedLinear<'_>],
         x: impl FnOnce() -> &'t Tensor,
-    ) -> Option<Tensor> {
+    ) -> Result<Option<Tensor>, KernelError> {
         self.dropout
             .filter(|dropout| dropout.probability > 0.0 && is_any_adapted(layers))
             .map(|dropout| dropout.apply(x()))
+            .transpose()
     }
 
     /// What `layers` read, `[tokens, in]`.
@@ -143,9 +152,9 @@ impl GroupContext {
         &self,
         input: &'t Input<'x>,
         layers: &[AdaptedLinear<'_>],
-    ) -> Read<'t, 'x> {
-        let dropped = self.dropped(layers, || input.tensor());
-        Read { input, dropped }
+    ) -> Result<Read<'t, 'x>, KernelError> {
+        let dropped = self.dropped(layers, || input.tensor())?;
+        Ok(Read { input, dropped })
     }
 
     /// A layer's output `[tokens, out]`, bias included, plus `residual`; and its down.
@@ -237,10 +246,10 @@ impl GroupContext {
         downs: &Downs,
         mut gradients: [Option<&mut LoraFactors>; N],
     ) -> Result<Tensor, KernelError> {
-        let mut d_x = Tensor::stale(x.rows(), x.cols());
+        let mut d_x = x.stale_beside(x.rows(), x.cols())?;
         // What comes first replaces, what follows is added.
         let mut write = Write::Set;
-        let dropped = self.dropped(&layers, || x);
+        let dropped = self.dropped(&layers, || x)?;
         let lora_input = dropped.as_ref().unwrap_or(x);
         if is_any_adapted(&layers) {
             let base_input = match layers.iter().any(|layer| layer.dora.is_some()) {
@@ -269,7 +278,7 @@ impl GroupContext {
                         &lora.b
                     }
                 };
-                let mut d_down = Tensor::stale(x.rows(), lora.a.rows());
+                let mut d_down = x.stale_beside(x.rows(), lora.a.rows())?;
                 product_nn(&mut d_down, 0.0, layer.scaling, d_output, b)?;
                 product_tn(&mut gradient.a, 1.0, 1.0, &d_down, lora_input)?;
                 product_nn(&mut d_x, write.keep(), 1.0, &d_down, &lora.a)?;
@@ -279,7 +288,7 @@ impl GroupContext {
             if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0)
                 && write == Write::Add
             {
-                dropout.apply_in_place(&mut d_x);
+                dropout.apply_in_place(&mut d_x)?;
             }
         }
         for (layer, d_output) in layers.iter().zip(d_outputs) {

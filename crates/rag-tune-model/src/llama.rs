@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rag_tune_kernels::attention::Heads;
+use rag_tune_kernels::attention::{Cache, Heads};
+use rag_tune_kernels::cuda::{Device, Vector};
 use rag_tune_kernels::rope::RopeTable;
+use rag_tune_kernels::sequences::Positions;
 use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_norm};
 
 pub use crate::block::Keep;
@@ -36,10 +38,12 @@ pub struct Llama {
     pub(crate) embedding: Matrix,
     pub(crate) blocks: Vec<Block>,
     /// `[hidden]`
-    final_norm: Vec<f32>,
+    final_norm: Vector,
     /// `[vocab, hidden]`; `None` where it is the embedding.
     head: Option<Matrix>,
     pub(crate) rope: RopeTable,
+    /// Where the weights are; `None` is host memory.
+    device: Option<Device>,
     path: PathBuf,
     fingerprint: String,
 }
@@ -194,6 +198,30 @@ impl Llama {
         Ok(model)
     }
 
+    /// The model with its weights on `device`, where passes then run, in bf16. Block after block: host memory is given up on the way.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the device's memory is not enough, or the weights are NF4.
+    pub fn into_device(self, device: &Device) -> Result<Self, ModelError> {
+        let blocks = self.blocks.into_iter();
+        Ok(Self {
+            compute: Compute::Bf16,
+            embedding: self.embedding.to_device(device)?,
+            blocks: blocks
+                .map(|block| block.into_device(device))
+                .collect::<Result<_, _>>()?,
+            final_norm: self.final_norm.to_device(device)?,
+            head: self.head.map(|head| head.to_device(device)).transpose()?,
+            device: Some(device.clone()),
+            ..self
+        })
+    }
+
+    /// Where the weights are; `None` is host memory.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
     /// The weights by name, as [`Loader`] asks for them.
     fn parts(&self) -> Parts<'_> {
         let mut parts = Parts {
@@ -208,7 +236,7 @@ impl Llama {
             for (projection, bias) in Projection::ALL.into_iter().zip(&block.biases) {
                 let bias = bias
                     .iter()
-                    .map(|bias| (block_bias(block.layer, projection), bias.as_slice()));
+                    .map(|bias| (block_bias(block.layer, projection), &**bias));
                 parts.vectors.extend(bias);
             }
             let weights = Projection::ALL.iter().zip(&block.weights);
@@ -241,7 +269,8 @@ impl Llama {
             double_quantization: config.double_quantization,
             embedding,
             blocks: Vec::new(),
-            final_norm: loader.values(FINAL_NORM, &[llama.hidden_size])?,
+            final_norm: loader.values(FINAL_NORM, &[llama.hidden_size])?.into(),
+            device: None,
             head,
             rope: RopeTable::new(llama.max_position_embeddings, &llama.rope_frequencies()),
             config: llama,
@@ -301,7 +330,7 @@ impl Llama {
             .map(Matrix::bytes)
             .sum();
         let biases = self.blocks.iter().flat_map(|block| &block.biases);
-        let biases: usize = biases.flatten().map(Vec::len).sum();
+        let biases: usize = biases.flatten().map(|bias| bias.len()).sum();
         let norms = self.config.hidden_size * (2 * self.blocks.len() + 1);
         let rope = self.rope.positions() * self.config.head_dim;
         let f32s = (biases + norms + rope) * size_of::<f32>();
@@ -339,7 +368,10 @@ impl Llama {
         &self,
         adapter: &'a Adapter,
     ) -> Result<AppliedAdapter<'a>, ModelError> {
-        Ok(AppliedAdapter::new(adapter, |place| self.weight(place))?)
+        let device = self.device.as_ref();
+        Ok(AppliedAdapter::new(adapter, device, |place| {
+            self.weight(place)
+        })?)
     }
 
     pub(crate) fn head(&self) -> &Matrix {
@@ -348,7 +380,7 @@ impl Llama {
 
     pub(crate) fn context<'a>(
         &'a self,
-        positions: &'a [u32],
+        positions: &'a Positions,
         adapter: Option<&'a AppliedAdapter<'a>>,
         dropout: Option<LoraDropout>,
     ) -> BlockContext<'a> {
@@ -379,11 +411,20 @@ impl Llama {
         )?)
     }
 
+    /// For the keys and values of a sequence in one layer.
+    pub(crate) fn empty_cache(&self, heads: Heads) -> Cache {
+        match &self.device {
+            None => Cache::new(heads, self.compute),
+            Some(device) => Cache::on_device(heads, device),
+        }
+    }
+
     /// Logits `[indices.len(), vocab]` of some rows of the last block's output.
     pub(crate) fn logits(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
         let normed = self.final_norm(&x.gather_rows(indices)?)?;
         let input = rag_tune_kernels::linear::Input::new(&normed, self.compute);
-        Ok(rag_tune_kernels::linear::forward(&input, self.head())?)
+        let logits = rag_tune_kernels::linear::forward(&input, self.head())?;
+        Ok(logits.to_host()?.into_owned())
     }
 
     /// Logits `[positions.len(), vocab]` at some positions of packed sequences, without a cache.
@@ -429,9 +470,26 @@ impl Llama {
         options: &PassOptions,
         gradient: &mut AdapterGradient,
     ) -> Result<f64, ModelError> {
-        let positions = batch.sequences.positions();
         let applied = self.applied(adapter)?;
-        let context = self.context(&positions, Some(&applied), options.dropout);
+        let Some(device) = &self.device else {
+            return self.passes(&applied, batch, options, gradient);
+        };
+        let mut there = gradient.zeros_on(device)?;
+        let loss = self.passes(&applied, batch, options, &mut there)?;
+        gradient.add(&there)?;
+        Ok(loss)
+    }
+
+    /// Forward and backward; the gradient lies where the weights are.
+    fn passes(
+        &self,
+        applied: &AppliedAdapter<'_>,
+        batch: &TrainBatch,
+        options: &PassOptions,
+        gradient: &mut AdapterGradient,
+    ) -> Result<f64, ModelError> {
+        let positions = batch.sequences.positions();
+        let context = self.context(&positions, Some(applied), options.dropout);
         let mut x = self.embedding.gather_rows(&batch.ids)?;
         let mut kept = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
@@ -485,7 +543,7 @@ impl Llama {
         let normed = self.final_norm(&supervised)?;
         let loss =
             cross_entropy::cross_entropy(&normed, self.head(), &labels, scale, self.compute)?;
-        let mut d_supervised = Tensor::zeros(rows.len(), x.cols());
+        let mut d_supervised = supervised.zeros_beside(rows.len(), x.cols())?;
         let eps = self.config.rms_norm_eps;
         rms_norm::backward(
             &loss.d_hidden,
@@ -494,10 +552,7 @@ impl Llama {
             eps,
             &mut d_supervised,
         )?;
-        let mut d_x = Tensor::zeros(x.rows(), x.cols());
-        for (index, row) in rows.into_iter().enumerate() {
-            d_x.row_mut(row).copy_from_slice(d_supervised.row(index));
-        }
+        let d_x = d_supervised.scatter_rows(&rows, x.rows())?;
         Ok((loss.sum, d_x))
     }
 }

@@ -239,7 +239,7 @@ impl<'a> Loader<'a> {
             weights.push(self.linear(&name(&projection.path()), shape)?);
             if config.has_bias(projection) {
                 let bias = block_bias(layer, projection);
-                biases[projection as usize] = Some(self.values(&bias, &shape[..1])?);
+                biases[projection as usize] = Some(self.values(&bias, &shape[..1])?.into());
             }
         }
         let Ok(weights) = weights.try_into() else {
@@ -247,8 +247,8 @@ impl<'a> Loader<'a> {
         };
         Ok(Block {
             layer,
-            attention_norm: self.values(&name(ATTENTION_NORM), &hidden)?,
-            mlp_norm: self.values(&name(MLP_NORM), &hidden)?,
+            attention_norm: self.values(&name(ATTENTION_NORM), &hidden)?.into(),
+            mlp_norm: self.values(&name(MLP_NORM), &hidden)?.into(),
             weights,
             biases,
         })

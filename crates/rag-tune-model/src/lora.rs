@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rag_tune_kernels::Tensor;
+use rag_tune_kernels::cuda::Device;
 use rag_tune_kernels::dropout::Dropout;
+use rag_tune_kernels::{KernelError, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::config::LlamaConfig;
@@ -133,6 +134,25 @@ impl LoraFactors {
             .chain(magnitude.map(|magnitude| (Factor::Magnitude, magnitude)))
     }
 
+    /// A copy on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the device's memory is not enough, or there is a magnitude, with which devices do not compute yet.
+    pub(crate) fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
+        if self.magnitude.is_some() {
+            return Err(KernelError::Value {
+                operation: "LoraFactors::to_device",
+                problem: "adapters with DoRA are not computed with on devices yet: take `device = \"cpu\"`"
+                    .to_owned(),
+            });
+        }
+        Ok(Self {
+            a: self.a.to_device(device)?,
+            b: self.b.to_device(device)?,
+            magnitude: None,
+        })
+    }
+
     /// As [`LoraFactors::tensors`].
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = (Factor, &mut Tensor)> {
         let magnitude = self.magnitude.as_mut();
@@ -187,6 +207,20 @@ impl Adapter {
         self.layers.get(&place)
     }
 
+    /// A copy on `device`.
+    ///
+    /// # Errors
+    /// As [`LoraFactors::to_device`].
+    pub(crate) fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
+        let layers = self.layers.iter();
+        let there = layers.map(|(place, factors)| Ok((*place, factors.to_device(device)?)));
+        Ok(Self {
+            settings: self.settings.clone(),
+            layers: there.collect::<Result<_, KernelError>>()?,
+            scalings: self.scalings.clone(),
+        })
+    }
+
     /// Only what adapts the block `layer`.
     pub(crate) fn of_block(&self, layer: usize) -> Self {
         let here = self.layers.iter().filter(|((at, _), _)| *at == layer);
@@ -238,6 +272,34 @@ impl AdapterGradient {
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let tensors = self.layers.values().flat_map(LoraFactors::tensors);
         tensors.map(|(_, tensor)| tensor)
+    }
+
+    /// Zeros of the same shapes on `device`.
+    ///
+    /// # Errors
+    /// As [`LoraFactors::to_device`].
+    pub(crate) fn zeros_on(&self, device: &Device) -> Result<Self, KernelError> {
+        let layers = self.layers.iter().map(|(place, factors)| {
+            let mut there = factors.to_device(device)?;
+            for (_, tensor) in there.tensors_mut() {
+                *tensor = tensor.zeros_beside(tensor.rows(), tensor.cols())?;
+            }
+            Ok((*place, there))
+        });
+        let layers = layers.collect::<Result<_, KernelError>>()?;
+        Ok(Self { layers })
+    }
+
+    /// Adds a gradient that may lie on a device.
+    ///
+    /// # Errors
+    /// [`KernelError`] if it has other shapes, or the driver fails.
+    pub(crate) fn add(&mut self, other: &Self) -> Result<(), KernelError> {
+        let mine = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
+        for ((_, mine), others) in mine.zip(other.tensors()) {
+            mine.add_assign(&*others.to_host()?)?;
+        }
+        Ok(())
     }
 
     /// Euclidean norm over all values.

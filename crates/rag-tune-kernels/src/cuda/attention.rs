@@ -266,7 +266,11 @@ impl Schedule {
         })
     }
 
-    fn device(&self) -> &Device {
+    pub(crate) fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    pub(crate) fn device(&self) -> &Device {
         self.sequences.device()
     }
 

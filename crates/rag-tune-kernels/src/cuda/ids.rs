@@ -34,6 +34,10 @@ impl Ids {
         })
     }
 
+    pub(crate) fn device(&self) -> &Device {
+        self.buffer.device()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.buffer.len()
     }

@@ -8,6 +8,8 @@ use super::driver::Argument;
 use crate::error::KernelError;
 
 const THREADS: usize = 128;
+/// What the inner axis is a multiple of: codes are loaded 16 at a time.
+pub(crate) const INNER_MULTIPLE: usize = 16;
 /// Rows that there may be.
 pub(crate) const MAX_ROWS: usize = 64;
 /// Rows up to which tensor cores do not pay, and outputs of a block there.
@@ -92,7 +94,12 @@ pub(crate) fn int8_matmul(
         x_stride >= inner && x.len() >= rows * x_stride && y.holds(rows * out),
         "`x` and `y` have as many rows"
     );
-    check_multiple(OPERATION, "the inner axis of the codes", inner, 16)?;
+    check_multiple(
+        OPERATION,
+        "the inner axis of the codes",
+        inner,
+        INNER_MULTIPLE,
+    )?;
     check_multiple(OPERATION, "the stride of `x`", x_stride, 8)?;
     if rows > MAX_ROWS {
         return Err(KernelError::Value {

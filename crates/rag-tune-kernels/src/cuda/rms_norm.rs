@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::buffer::DeviceBuffer;
 use super::device::count;
+use super::tensor::DeviceTensor;
 use crate::error::KernelError;
 
 const THREADS: usize = 256;
@@ -40,27 +41,30 @@ pub(crate) fn forward(
 
 /// `dx += d loss / d x`, all `[rows, cols]`.
 pub(crate) fn backward(
-    dy: &DeviceBuffer<bf16>,
+    dy: &DeviceTensor,
     x: &DeviceBuffer<f32>,
     weight: &DeviceBuffer<f32>,
     eps: f32,
     dx: &mut DeviceBuffer<f32>,
 ) -> Result<(), KernelError> {
-    const OPERATION: &str = "rms_norm_backward_bf16";
+    let (operation, gradient) = match dy {
+        DeviceTensor::Bf16(dy) => ("rms_norm_backward_bf16", dy.argument()),
+        DeviceTensor::F32(dy) => ("rms_norm_backward_f32", dy.argument()),
+    };
     let cols = weight.len();
     assert!(dy.len() == x.len() && dx.len() == x.len(), "one shape");
     let arguments = [
-        dy.argument(),
+        gradient,
         x.argument(),
         weight.argument(),
         dx.argument(),
-        count(OPERATION, cols)?,
+        count(operation, cols)?,
         eps.into(),
     ];
     // SAFETY: all three have `rows * cols` values, `weight` one row.
     unsafe {
         x.device().launch(
-            OPERATION,
+            operation,
             [x.len() / cols.max(1), 1, 1],
             (THREADS, 0),
             &arguments,
@@ -106,7 +110,14 @@ mod tests {
                 let dy_there: Vec<bf16> =
                     rounded.iter().map(|value| bf16::from_f32(*value)).collect();
                 let dy_there = DeviceBuffer::from_slice(&device, &dy_there).unwrap();
-                backward(&dy_there, &x_there, &weight_there, 1e-5, &mut dx_there).unwrap();
+                backward(
+                    &dy_there.into(),
+                    &x_there,
+                    &weight_there,
+                    1e-5,
+                    &mut dx_there,
+                )
+                .unwrap();
                 let gradient = |dy: &crate::Tensor| {
                     let mut sum = dx.clone();
                     sum.add_assign(&reference::rms_norm_backward(dy, &x, weight.data(), 1e-5))

@@ -38,6 +38,10 @@ impl Table {
         })
     }
 
+    pub(crate) fn device(&self) -> &Device {
+        self.cos.device()
+    }
+
     /// For [`apply`].
     ///
     /// # Errors

@@ -76,7 +76,7 @@ impl Matrix {
                 values: bytemuck::cast_slice(values),
                 row_scale: &[],
             }),
-            Storage::Nf4(_) | Storage::F32(_) => None,
+            Storage::Nf4(_) | Storage::F32(_) | Storage::Device(_) => None,
         }
     }
 

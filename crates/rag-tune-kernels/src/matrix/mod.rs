@@ -6,6 +6,9 @@ use rayon::prelude::*;
 use crate::cpu::panels::{
     Codes, Direction, Nf4Codes, PAIR, PackedWeights, QUADRUPLE, packed_index, packed_len,
 };
+use crate::cuda;
+use crate::cuda::Device;
+use crate::cuda::matrix::DeviceMatrix;
 use crate::error::{KernelError, check_shape};
 use crate::floats::Floats;
 use crate::nf4::Nf4;
@@ -87,9 +90,51 @@ enum Storage {
     Bf16(Packed<bf16>),
     /// Row-major.
     F32(Vec<f32>),
+    /// Row-major.
+    Device(DeviceMatrix),
 }
 
 impl Matrix {
+    /// A copy on `device`: 8-bit codes as they are, bf16 and f32 weights as bf16.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the device's memory is not enough, or the weights are NF4, which devices do not have yet.
+    pub fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
+        let (shape, inner) = (self.shape(), self.in_features);
+        let place = |group, row, col| packed_index(inner, group, row, col);
+        let matrix = match &self.storage {
+            Storage::Int8 { codes, row_scale } => {
+                let code = |row, col| codes[place(QUADRUPLE, row, col)];
+                DeviceMatrix::int8(device, shape, code, row_scale)?
+            }
+            Storage::Bf16(values) => {
+                DeviceMatrix::bf16(device, shape, |row, col| values[place(PAIR, row, col)])?
+            }
+            Storage::F32(values) => DeviceMatrix::bf16(device, shape, |row, col| {
+                bf16::from_f32(values[row * inner + col])
+            })?,
+            Storage::Nf4(_) => {
+                return Err(KernelError::Value {
+                    operation: "Matrix::to_device",
+                    problem: "NF4 weights are not on devices yet; 8-bit and 16-bit ones are"
+                        .to_owned(),
+                });
+            }
+            Storage::Device(_) => return Ok(self.clone()),
+        };
+        Ok(Self {
+            storage: Storage::Device(matrix),
+            ..*self
+        })
+    }
+
+    pub(crate) fn on_device(&self) -> Option<&DeviceMatrix> {
+        match &self.storage {
+            Storage::Device(matrix) => Some(matrix),
+            Storage::Int8 { .. } | Storage::Nf4(_) | Storage::Bf16(_) | Storage::F32(_) => None,
+        }
+    }
+
     /// Quantises row-major `[out, in]` weights to 8 bits, as [`crate::quantize_rows`] does.
     ///
     /// # Errors
@@ -169,7 +214,7 @@ impl Matrix {
     pub fn to_nf4(&self) -> Option<Nf4> {
         match &self.storage {
             Storage::Nf4(packed) => Some(packed.unpack(self.shape())),
-            Storage::Int8 { .. } | Storage::Bf16(_) | Storage::F32(_) => None,
+            Storage::Int8 { .. } | Storage::Bf16(_) | Storage::F32(_) | Storage::Device(_) => None,
         }
     }
 
@@ -237,6 +282,7 @@ impl Matrix {
             Storage::Nf4(packed) => packed.codes.len() + packed.scales.bytes(),
             Storage::Bf16(values) => 2 * values.len(),
             Storage::F32(values) => 4 * values.len(),
+            Storage::Device(matrix) => matrix.bytes(),
         }
     }
 
@@ -269,6 +315,10 @@ impl Matrix {
             Storage::F32(values) => {
                 row.copy_from_slice(&values[out * self.in_features..][..row.len()])
             }
+            Storage::Device(matrix) => {
+                let values = cuda::matrix::gather_rows(matrix, self.shape(), &[out as u32])?;
+                row.copy_from_slice(values.to_host()?.data());
+            }
         }
         Ok(())
     }
@@ -278,6 +328,9 @@ impl Matrix {
     /// # Errors
     /// [`KernelError::Value`] if an id is not below `out`.
     pub fn gather_rows(&self, ids: &[u32]) -> Result<Tensor, KernelError> {
+        if let Storage::Device(matrix) = &self.storage {
+            return cuda::matrix::gather_rows(matrix, self.shape(), ids);
+        }
         let mut rows = Tensor::stale(ids.len(), self.in_features);
         let features = self.in_features.max(1);
         let read = |(id, row): (&u32, &mut [f32])| self.read_row(*id as usize, row);
@@ -321,7 +374,7 @@ impl Matrix {
                 (Codes::Nf4(Nf4Codes { codes, scales }), None)
             }
             Storage::Bf16(values) => (Codes::Bf16(values), None),
-            Storage::F32(_) => return None,
+            Storage::F32(_) | Storage::Device(_) => return None,
         };
         let (out_features, in_features) = (self.out_features, self.in_features);
         Some((

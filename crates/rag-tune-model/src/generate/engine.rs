@@ -82,9 +82,10 @@ impl Engine<'_> {
             .flat_map(|(sequence, length)| (sequence.tokens..).take(*length))
             .map(|position| position as u32)
             .collect();
+        let positions = positions.into();
         let context = self.model.context(&positions, self.adapter, None);
         for sequence in sequences.iter_mut() {
-            let empty = || Cache::new(context.heads, context.compute);
+            let empty = || self.model.empty_cache(context.heads);
             sequence.caches.resize_with(self.model.blocks.len(), empty);
         }
         let mut x = self.model.embedding.gather_rows(&new.concat())?;

@@ -1,0 +1,450 @@
+//! Frozen weights on a device, and the products with them: by cuBLASLt, or for few rows by the kernels that read 8-bit codes.
+//!
+//! An 8-bit weight is written out in bf16 for every product with many rows, into memory that the next product uses again: that
+//! reads and writes 3 bytes a weight, where the product does two operations a weight and row.
+
+use std::sync::Arc;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::buffer::DeviceBuffer;
+use super::device::Device;
+use super::driver::{Factor, Product, ProductType};
+use super::ids::Ids;
+use super::int8_matmul::{self, MAX_ROWS, Output, int8_matmul};
+use super::tensor::Lent;
+use super::view::{View, ViewMut};
+use super::{convert, cross_entropy as loss, dequantize_rows, rows};
+use crate::adapted::{Layer, Update};
+use crate::error::KernelError;
+use crate::linear::Write;
+use crate::matrix::Matrix;
+use crate::stored::Stored;
+use crate::tensor::{Tensor, two_places};
+
+/// Bytes that the logits of a chunk of tokens may take.
+const LOGITS_BYTES: usize = 256 << 20;
+
+/// A weight `[out, in]`, row-major. A clone is the same memory.
+#[derive(Debug, Clone)]
+pub(crate) enum DeviceMatrix {
+    /// `codes[o, i] * row_scale[o]`
+    Int8 {
+        codes: Arc<DeviceBuffer<i8>>,
+        row_scale: Arc<DeviceBuffer<f32>>,
+    },
+    Bf16(Arc<DeviceBuffer<bf16>>),
+}
+
+impl DeviceMatrix {
+    /// A row-major `[out, in]` with 8-bit codes that `code(row, col)` gives.
+    pub(crate) fn int8(
+        device: &Device,
+        shape: [usize; 2],
+        code: impl Fn(usize, usize) -> i8 + Sync,
+        row_scale: &[f32],
+    ) -> Result<Self, KernelError> {
+        Ok(Self::Int8 {
+            codes: Arc::new(DeviceBuffer::from_slice(device, &row_major(shape, code))?),
+            row_scale: Arc::new(DeviceBuffer::from_slice(device, row_scale)?),
+        })
+    }
+
+    /// A row-major `[out, in]` with the values that `value(row, col)` gives.
+    pub(crate) fn bf16(
+        device: &Device,
+        shape: [usize; 2],
+        value: impl Fn(usize, usize) -> bf16 + Sync,
+    ) -> Result<Self, KernelError> {
+        let values = DeviceBuffer::from_slice(device, &row_major(shape, value))?;
+        Ok(Self::Bf16(Arc::new(values)))
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        match self {
+            Self::Int8 { codes, .. } => codes.device(),
+            Self::Bf16(values) => values.device(),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Int8 { codes, row_scale } => codes.len() + 4 * row_scale.len(),
+            Self::Bf16(values) => 2 * values.len(),
+        }
+    }
+
+    /// The weights in bf16.
+    fn widened(&self) -> Result<Lent<'_, bf16>, KernelError> {
+        match self {
+            Self::Bf16(values) => Ok(Lent::Held(values)),
+            Self::Int8 { codes, row_scale } => {
+                let mut values = DeviceBuffer::stale(codes.device(), codes.len())?;
+                let stride = codes.len() / row_scale.len().max(1);
+                dequantize_rows::dequantize_rows(codes, row_scale, &mut values, stride)?;
+                Ok(Lent::Made(Arc::new(values)))
+            }
+        }
+    }
+}
+
+fn row_major<T: Send + Default + Clone>(
+    [rows, cols]: [usize; 2],
+    value: impl Fn(usize, usize) -> T + Sync,
+) -> Vec<T> {
+    let mut values = vec![T::default(); rows * cols];
+    let by_row = values.par_chunks_mut(cols.max(1)).enumerate();
+    by_row.for_each(|(row, to)| {
+        for (col, to) in to.iter_mut().enumerate() {
+            *to = value(row, col);
+        }
+    });
+    values
+}
+
+fn weights<'a>(
+    operation: &'static str,
+    weight: &'a Matrix,
+) -> Result<&'a DeviceMatrix, KernelError> {
+    weight.on_device().ok_or_else(|| two_places(operation))
+}
+
+/// As it lies in memory, `stride` values from row to row.
+fn factor(values: &DeviceBuffer<bf16>, stride: usize, transposed: bool) -> Factor {
+    Factor {
+        address: values.at(0),
+        stride,
+        transposed,
+    }
+}
+
+/// `y = x W^T + residual`, f32.
+pub(crate) fn forward(
+    x: &DeviceBuffer<bf16>,
+    weight: &Matrix,
+    residual: Option<&Tensor>,
+) -> Result<Tensor, KernelError> {
+    const OPERATION: &str = "linear::forward";
+    let [out, inner] = weight.shape();
+    let rows = x.len() / inner.max(1);
+    let matrix = weights(OPERATION, weight)?;
+    let residual = match residual.map(|it| it.on_device().ok_or_else(|| two_places(OPERATION))) {
+        None => None,
+        Some(values) => Some(values?.f32()?),
+    };
+    let mut y = DeviceBuffer::<f32>::stale(x.device(), rows * out)?;
+    if let Some((codes, row_scale)) = read_by_kernel(matrix, rows, inner) {
+        let residual = residual.as_ref().map(Lent::buffer);
+        let to = Output::F32 {
+            y: &mut y,
+            residual,
+        };
+        int8_matmul(x, [rows, inner], codes, row_scale, to)?;
+    } else {
+        let weight = matrix.widened()?;
+        let product = Product {
+            rows,
+            cols: out,
+            inner,
+            alpha: 1.0,
+            a: factor(x, inner, false),
+            b: factor(weight.buffer(), inner, true),
+            beta: if residual.is_some() { 1.0 } else { 0.0 },
+            c: residual.as_ref().map_or(y.at(0), |it| it.buffer().at(0)),
+            d: y.at(0),
+            stride: out,
+            d_type: ProductType::F32,
+        };
+        // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` and the residual `[rows, out]`.
+        unsafe { x.device().multiply(&product)? };
+    }
+    Ok(Tensor::from_device(rows, out, y))
+}
+
+/// The codes, where a kernel reads them as they are.
+fn read_by_kernel(
+    matrix: &DeviceMatrix,
+    rows: usize,
+    inner: usize,
+) -> Option<(&DeviceBuffer<i8>, &DeviceBuffer<f32>)> {
+    match matrix {
+        DeviceMatrix::Int8 { codes, row_scale }
+            if rows <= MAX_ROWS && inner.is_multiple_of(int8_matmul::INNER_MULTIPLE) =>
+        {
+            Some((codes, row_scale))
+        }
+        _ => None,
+    }
+}
+
+/// `dx = dy W`, or added to what is there.
+pub(crate) fn backward(
+    dy: &DeviceBuffer<bf16>,
+    weight: &Matrix,
+    write: Write,
+    dx: &mut DeviceBuffer<f32>,
+) -> Result<(), KernelError> {
+    let [out, inner] = weight.shape();
+    let rows = dy.len() / out.max(1);
+    debug_assert_eq!(dx.len(), rows * inner, "`linear::backward` checks it");
+    let weight = weights("linear::backward", weight)?.widened()?;
+    let product = Product {
+        rows,
+        cols: inner,
+        inner: out,
+        alpha: 1.0,
+        a: factor(dy, out, false),
+        b: factor(weight.buffer(), inner, false),
+        beta: write.keep(),
+        c: dx.at(0),
+        d: dx.at(0),
+        stride: inner,
+        d_type: ProductType::F32,
+    };
+    // SAFETY: `dy` is `[rows, out]`, the weight `[out, inner]`, `dx` `[rows, inner]`.
+    unsafe { dy.device().multiply(&product) }
+}
+
+/// `out = keep * out + alpha * op(a) op(b)`: LoRA's thin products, in f32 of operands that are rounded to bf16. The shapes fit.
+pub(crate) fn product(
+    out: &mut Tensor,
+    [keep, alpha]: [f32; 2],
+    (a, a_transposed): (&Tensor, bool),
+    (b, b_transposed): (&Tensor, bool),
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "product";
+    let [rows, cols] = out.shape();
+    let inner = if a_transposed { a.rows() } else { a.cols() };
+    let strides = [a.cols(), b.cols()];
+    let (Some(a), Some(b)) = (a.on_device(), b.on_device()) else {
+        return Err(two_places(OPERATION));
+    };
+    let (a, b) = (a.bf16()?, b.bf16()?);
+    let out = out.f32_on_device(OPERATION)?;
+    let product = Product {
+        rows,
+        cols,
+        inner,
+        alpha,
+        a: factor(a.buffer(), strides[0], a_transposed),
+        b: factor(b.buffer(), strides[1], b_transposed),
+        beta: keep,
+        c: out.at(0),
+        d: out.at(0),
+        stride: cols,
+        d_type: ProductType::F32,
+    };
+    // SAFETY: the callers have compared the three shapes.
+    unsafe { a.buffer().device().multiply(&product) }
+}
+
+/// `x W^T + scaling * down b^T + bias + residual`, f32. The shapes fit.
+pub(crate) fn adapted(
+    x: &DeviceBuffer<bf16>,
+    layer: Layer<'_>,
+    residual: Option<&Tensor>,
+) -> Result<Tensor, KernelError> {
+    let mut y = forward(x, layer.weight, residual)?;
+    if let Some(Update { down, b, scaling }) = layer.update {
+        product(&mut y, [1.0, scaling], (down, false), (b, true))?;
+    }
+    if let Some(bias) = layer.bias {
+        crate::bias::add(&mut y, bias)?;
+    }
+    Ok(y)
+}
+
+/// As [`adapted`] without a residual, rounded to bf16. The update is rounded by itself first, and is small beside the rest.
+pub(crate) fn adapted_rounded(
+    x: &DeviceBuffer<bf16>,
+    layer: Layer<'_>,
+) -> Result<Stored, KernelError> {
+    const OPERATION: &str = "adapted::stored";
+    let [out, inner] = layer.weight.shape();
+    let rows = x.len() / inner.max(1);
+    let device = x.device();
+    let matrix = weights(OPERATION, layer.weight)?;
+    let mut y = DeviceBuffer::<bf16>::stale(device, rows * out)?;
+    let whole = |y: &DeviceBuffer<bf16>| Product {
+        rows,
+        cols: out,
+        inner,
+        alpha: 1.0,
+        a: factor(x, inner, false),
+        b: factor(x, inner, true),
+        beta: 0.0,
+        c: y.at(0),
+        d: y.at(0),
+        stride: out,
+        d_type: ProductType::Bf16,
+    };
+    if layer.update.is_none()
+        && let Some((codes, row_scale)) = read_by_kernel(matrix, rows, inner)
+    {
+        int8_matmul(x, [rows, inner], codes, row_scale, Output::Bf16(&mut y))?;
+    } else if read_by_kernel(matrix, rows, inner).is_some() {
+        let y = adapted(x, layer, None)?;
+        return Ok(Stored::new(rounded(&y)?, crate::Compute::Bf16));
+    } else {
+        let mut beta = 0.0;
+        if let Some(Update { down, b, scaling }) = layer.update {
+            let (Some(down_there), Some(b_there)) = (down.on_device(), b.on_device()) else {
+                return Err(two_places(OPERATION));
+            };
+            let (down_there, b_there) = (down_there.bf16()?, b_there.bf16()?);
+            let product = Product {
+                inner: b.cols(),
+                alpha: scaling,
+                a: factor(down_there.buffer(), b.cols(), false),
+                b: factor(b_there.buffer(), b.cols(), true),
+                ..whole(&y)
+            };
+            // SAFETY: `down` is `[rows, rank]`, `b` `[out, rank]`, `y` `[rows, out]`.
+            unsafe { device.multiply(&product)? };
+            beta = 1.0;
+        }
+        let weight = matrix.widened()?;
+        let product = Product {
+            b: factor(weight.buffer(), inner, true),
+            beta,
+            ..whole(&y)
+        };
+        // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` `[rows, out]`.
+        unsafe { device.multiply(&product)? };
+    }
+    if let Some(bias) = layer.bias {
+        convert::add_bias(ViewMut::new(&mut y, [rows, out]), &*bias.on(device)?)?;
+    }
+    Ok(Stored::new(
+        Tensor::from_device(rows, out, y),
+        crate::Compute::Bf16,
+    ))
+}
+
+/// The same values in bf16, on the device where they are.
+pub(crate) fn rounded(tensor: &Tensor) -> Result<Tensor, KernelError> {
+    let [rows, cols] = tensor.shape();
+    let values = tensor.on_device().ok_or_else(|| two_places("round"))?;
+    let values = values.bf16()?.into_shared();
+    Ok(Tensor::from_device(rows, cols, values))
+}
+
+/// Rows of a table by their numbers, f32.
+pub(crate) fn gather_rows(
+    matrix: &DeviceMatrix,
+    shape: [usize; 2],
+    ids: &[u32],
+) -> Result<Tensor, KernelError> {
+    let device = matrix.device();
+    let ids = Ids::new(device, "gather_rows", ids, shape[0])?;
+    let mut y = DeviceBuffer::<f32>::stale(device, ids.len() * shape[1])?;
+    let to = ViewMut::new(&mut y, [ids.len(), shape[1]]);
+    let table = matrix.widened()?;
+    rows::gather(table.view(shape), &ids, to)?;
+    Ok(Tensor::from_device(ids.len(), shape[1], y))
+}
+
+/// The sum of the losses, and `scale` times the gradient of `hidden` `[rows, hidden]`, f32.
+pub(crate) fn cross_entropy(
+    hidden: &DeviceBuffer<bf16>,
+    head: &Matrix,
+    labels: &[u32],
+    scale: f32,
+) -> Result<(f64, Tensor), KernelError> {
+    let [vocab, width] = head.shape();
+    let device = hidden.device();
+    let mut d_hidden = DeviceBuffer::<f32>::stale(device, hidden.len())?;
+    let weight = weights("cross_entropy", head)?.widened()?;
+    let sum = chunks(
+        hidden,
+        (head, weight.buffer()),
+        labels,
+        |logits, chunk, rows| {
+            let mut gradient = DeviceBuffer::<bf16>::stale(device, rows.len() * vocab)?;
+            let shape = [rows.len(), vocab];
+            let to = ViewMut::new(&mut gradient, shape);
+            loss::narrowed(View::new(&logits, shape), to, chunk, scale)?;
+            let product = Product {
+                rows: rows.len(),
+                cols: width,
+                inner: vocab,
+                alpha: 1.0,
+                a: factor(&gradient, vocab, false),
+                b: factor(weight.buffer(), width, false),
+                beta: 0.0,
+                c: d_hidden.at(rows.start * width),
+                d: d_hidden.at(rows.start * width),
+                stride: width,
+                d_type: ProductType::F32,
+            };
+            // SAFETY: the gradient is `[rows, vocab]`, the head `[vocab, width]`; as many rows of `d_hidden` begin there.
+            unsafe { device.multiply(&product) }
+        },
+    )?;
+    Ok((sum, Tensor::from_device(labels.len(), width, d_hidden)))
+}
+
+/// The sum of the losses alone.
+pub(crate) fn cross_entropy_sum(
+    hidden: &DeviceBuffer<bf16>,
+    head: &Matrix,
+    labels: &[u32],
+) -> Result<f64, KernelError> {
+    let [vocab, _] = head.shape();
+    let weight = weights("cross_entropy", head)?.widened()?;
+    chunks(
+        hidden,
+        (head, weight.buffer()),
+        labels,
+        |logits, chunk, rows| loss::losses(View::new(&logits, [rows.len(), vocab]), chunk),
+    )
+}
+
+/// Makes the logits of some rows after the other, and sums the losses that `each` leaves.
+fn chunks(
+    hidden: &DeviceBuffer<bf16>,
+    (head, weight): (&Matrix, &DeviceBuffer<bf16>),
+    labels: &[u32],
+    mut each: impl FnMut(
+        DeviceBuffer<f32>,
+        loss::Chunk<'_>,
+        std::ops::Range<usize>,
+    ) -> Result<(), KernelError>,
+) -> Result<f64, KernelError> {
+    let [vocab, width] = head.shape();
+    let device = hidden.device();
+    let labels = Ids::new(device, "cross_entropy", labels, vocab)?;
+    let mut losses = DeviceBuffer::<f32>::stale(device, labels.len())?;
+    let step = (LOGITS_BYTES / (4 * vocab.max(1))).max(1);
+    for first in (0..labels.len()).step_by(step) {
+        let rows = first..labels.len().min(first + step);
+        let logits = DeviceBuffer::<f32>::stale(device, rows.len() * vocab)?;
+        let product = Product {
+            rows: rows.len(),
+            cols: vocab,
+            inner: width,
+            alpha: 1.0,
+            a: Factor {
+                address: hidden.at(first * width),
+                stride: width,
+                transposed: false,
+            },
+            b: factor(weight, width, true),
+            beta: 0.0,
+            c: logits.at(0),
+            d: logits.at(0),
+            stride: vocab,
+            d_type: ProductType::F32,
+        };
+        // SAFETY: as many rows of `hidden` begin there, the head is `[vocab, width]`, the logits `[rows, vocab]`.
+        unsafe { device.multiply(&product)? };
+        let chunk = loss::Chunk {
+            labels: &labels,
+            losses: &mut losses,
+            first,
+        };
+        each(logits, chunk, rows)?;
+    }
+    loss::sum(&losses)
+}
