@@ -17,7 +17,6 @@ namespace {
 constexpr int TOKENS = 128;
 constexpr int STAGES = 3;
 using Shape = tile::Shape<TOKENS, 2>;
-using Sums = tile::Sums<Shape>;
 static_assert(Shape::THREADS == 256 && STAGES * Shape::STAGE_BYTES == 72 * 1024, "as the wrapper launches it");
 
 // Writes neighbours, or adds to them.
@@ -38,25 +37,11 @@ __device__ __forceinline__ void forward(const bf16* x, const int8_t* codes, cons
     DYNAMIC_SHARED(unsigned char, stages);
     const int first_token = blockIdx.x * TOKENS, first_feature = blockIdx.y * tile::FEATURES;
     const tile::Forward<Shape> operands = {x, codes, tokens, out, in, x_stride, first_token, first_feature};
-    Sums sums = {};
+    tile::Forward<Shape>::Sums sums = {};
     tile::multiply<Shape, STAGES>(sums, operands, stages, 0, (in + tile::INNER - 1) / tile::INNER);
-    operands.each(sums, [&](int token, int feature, Pack<float, 2> both) {
-        T* to = y + static_cast<int64_t>(token) * out + feature;
-        UNROLL for (int at = 0; at < 2; at++) {
-            both.values[at] *= feature + at < out ? row_scale[feature + at] : 0.0f;
-        }
-        if (token >= tokens) {
-            return;
-        }
-        // Two at once need an even address, which each row has or only every second one.
-        if (out % 2 == 0 && feature < out) {
-            put(to, both, adds);
-            return;
-        }
-        UNROLL for (int at = 0; at < 2; at++) {
-            if (feature + at < out) {
-                put(to + at, Pack<float, 1>{{both.values[at]}}, adds);
-            }
+    operands.each(sums, [&](int token, int feature, float sum) {
+        if (token < tokens && feature < out) {
+            put(y + static_cast<int64_t>(token) * out + feature, Pack<float, 1>{{sum * row_scale[feature]}}, adds);
         }
     });
 }
@@ -66,7 +51,7 @@ __device__ __forceinline__ void backward(const bf16* dy, const int8_t* codes, T*
     DYNAMIC_SHARED(unsigned char, stages);
     const int first_token = blockIdx.x * TOKENS, first_feature = blockIdx.y * tile::FEATURES;
     const tile::Backward<Shape> operands = {dy, codes, tokens, in, out, dy_stride, first_token, first_feature};
-    Sums sums = {};
+    tile::Backward<Shape>::Sums sums = {};
     tile::multiply<Shape, STAGES>(sums, operands, stages, 0, (out + tile::INNER - 1) / tile::INNER);
     operands.each(sums, [&](int token, int feature, Pack<float, 4> four) {
         // in % 16 == 0: all four are inside, or none.

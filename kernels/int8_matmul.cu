@@ -93,14 +93,12 @@ __device__ __forceinline__ void share(const bf16* x, const int8_t* codes, float*
     const int chunks = (in + tile::INNER - 1) / tile::INNER;
     const int first = blockIdx.y * split_chunks;
     const tile::Forward<Shape> operands = {x, codes, rows, out, in, x_stride, 0, static_cast<int>(blockIdx.x) * tile::FEATURES};
-    tile::Sums<Shape> sums = {};
+    typename tile::Forward<Shape>::Sums sums = {};
     tile::multiply<Shape, STAGES>(sums, operands, stages, first, min(first + split_chunks, chunks));
     shares += static_cast<int64_t>(blockIdx.y) * rows * out;
-    operands.each(sums, [&](int row, int o, Pack<float, 2> both) {
-        UNROLL for (int at = 0; at < 2; at++) {
-            if (row < rows && o + at < out) {
-                shares[static_cast<int64_t>(row) * out + o + at] = both.values[at];
-            }
+    operands.each(sums, [&](int row, int o, float sum) {
+        if (row < rows && o < out) {
+            shares[static_cast<int64_t>(row) * out + o] = sum;
         }
     });
 }
