@@ -22,6 +22,7 @@
 #define SANITIZED 1
 extern "C" void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom, size_t size);
 extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom, size_t* size);
+extern "C" void __asan_unpoison_memory_region(const volatile void* from, size_t size);
 #endif
 
 #if defined(__x86_64__)
@@ -155,6 +156,10 @@ void prepare(Fiber& fiber) {
     if (!fiber.stack) {
         fiber.stack.reset(new unsigned char[STACK_BYTES]);
     }
+#if defined(SANITIZED)
+    // A thread that is done has not returned from its first functions: the marks around what they had on the stack are still there.
+    __asan_unpoison_memory_region(fiber.stack.get(), STACK_BYTES);
+#endif
 #if defined(__x86_64__)
     // As switch_stack leaves it: six registers, the return address; the stack is aligned to 16 before a call.
     auto top = reinterpret_cast<uintptr_t>(fiber.stack.get() + STACK_BYTES) & ~uintptr_t{63};

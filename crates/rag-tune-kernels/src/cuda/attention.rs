@@ -480,7 +480,7 @@ unsafe fn launch_forward(
     let instance = Instance::of(operation, heads)?;
     let (kernel, tile) = match instance {
         Instance::Dim64 => ("attention_forward_64", 64),
-        Instance::Dim128 => ("attention_forward_128", 64),
+        Instance::Dim128 => ("attention_forward_128", 48),
     };
     let arguments = [
         q.values.argument(),
@@ -619,7 +619,8 @@ pub(crate) fn backward(
     ]
     .concat();
     let grid = [heads.query, schedule.query_blocks.count, 1];
-    let shared_bytes = instance.shared_bytes(2 * QUERIES + 4 * tile);
+    let numbers = 2 * QUERIES * size_of::<f32>();
+    let shared_bytes = instance.shared_bytes(2 * QUERIES + 4 * tile) + numbers;
     // SAFETY: as above.
     unsafe { device.launch(kernel, grid, (THREADS, shared_bytes), &arguments) }
 }
