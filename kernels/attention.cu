@@ -7,9 +7,9 @@
 //            row to row that is a multiple of 8; lse, delta [tokens, query_heads] f32; dim % 8 == 0, dim <= 64 or dim <= 128.
 //            sequences [n, 3] i32: first row, queries, keys; blocks [m, 2] i32: sequence, first query (or key) in it;
 //            addresses [n, 2] u64: where a sequence's first key and value lie, or null: then keys lie as queries do
-// launch     128 threads, a grid of (heads, blocks); blocks are ordered by their work, most first, so that none begins late.
-//            forward: blocks of 128 queries, 384 dim' bytes * 2 of shared memory, dim' = 64 or 128; backward_q: 128 queries, 64 or
-//            96 KiB; backward_kv: 128 or 64 keys, 65 or 97 KiB, heads are kv_heads; delta: a half warp a row of a head
+// launch     128 threads, a grid of (heads, blocks); blocks are ordered by their work, most first, so that none begins late. With
+//            dynamic shared memory for the smaller and the larger heads, forward: blocks of 128 queries, 48 or 80 KiB; backward_q:
+//            128 queries, 65 or 97 KiB; backward_kv: 128 or 64 keys, 65 or 97 KiB, heads are kv_heads; delta: 8 rows of a head, none
 // cost       forward 4 dim FLOP, backward 14 dim, for each pair of a query and a key that it sees
 // reference  reference::attention, reference::attention_backward
 // source     Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691
@@ -223,6 +223,7 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
 
     const int warp_row = warp * WARP_QUERIES;
     bf16* warp_q = q_tile + warp_row * DIM;
+    const int warp_last = warp_row < rows ? last + warp_row : -WARP_QUERIES; // a warp without queries sees nothing
     const float to_power = scale * LOG2_E;
     float sums[M][DIM / 8][4];
     float top[M][2], total[M][2]; // of rows `lane / 4` and 8 more: the largest score, and this lane's part of the sum of exponentials
@@ -241,8 +242,8 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
             copy_keys(tile + 1);
         }
         // The warp's query i sees the tile's keys up to `seen + i`.
-        const int seen = last + warp_row - tile * KEYS;
-        if (warp_row >= rows || seen + WARP_QUERIES <= 0) {
+        const int seen = warp_last - tile * KEYS;
+        if (seen + WARP_QUERIES <= 0) {
             continue;
         }
         const bf16* k_tile = kv_tiles + tile % 2 * 2 * TILE;
@@ -363,7 +364,7 @@ __device__ __forceinline__ void backward_kv(const bf16* q, const bf16* k, const 
         for (int strip = 0; strip < COLUMNS; strip += STRIP) {
             // The warp's key i is seen by the strip's queries from `i - ahead` on.
             const int first = step % tiles * COLUMNS + strip, ahead = first - warp_row;
-            if (warp_row >= rows || first >= rows || ahead + STRIP <= 0) {
+            if (first >= rows || ahead + STRIP <= 0) {
                 continue;
             }
             float p[M][N][4], ds[M][N][4];
@@ -433,6 +434,7 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
     const int warp_row = warp * WARP_QUERIES;
     bf16* warp_q = q_tile + warp_row * DIM;
     const bf16* warp_d_out = d_out_tile + warp_row * DIM;
+    const int warp_last = warp_row < rows ? work.first + warp_row : -WARP_QUERIES; // a warp without queries sees nothing
     const float to_power = scale * LOG2_E;
     float sums[M][DIM / 8][4];
     clear(sums);
@@ -445,16 +447,16 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
         const bf16* k_tile = kv_tiles + tile % 2 * 2 * TILE;
         for (int strip = 0; strip < COLUMNS; strip += STRIP) {
             // The warp's query i sees the strip's keys up to `seen + i`.
-            const int seen = work.first + warp_row - tile * COLUMNS - strip;
-            if (warp_row >= rows || seen + WARP_QUERIES <= 0) {
+            const int seen = warp_last - tile * COLUMNS - strip;
+            if (seen + WARP_QUERIES <= 0) {
                 continue;
             }
             float p[M][N][4], ds[M][N][4];
             multiply_rows<DIM>(p, warp_q, k_tile + strip * DIM);
-            multiply_rows<DIM>(ds, warp_d_out, k_tile + TILE + strip * DIM);
             if (seen < STRIP - 1) {
                 hide(p, [&](int query, int key) { return key > seen + query; });
             }
+            multiply_rows<DIM>(ds, warp_d_out, k_tile + TILE + strip * DIM);
             UNROLL for (int m = 0; m < M; m++) {
                 UNROLL for (int half = 0; half < 2; half++) {
                     const int query = warp_row + m * 16 + half * 8 + lane / 4;
@@ -475,6 +477,13 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
 
 } // namespace
 
+// Of a tile of the larger heads: as many as nvcc keeps in registers, 48 from sm_90 on. Shared memory is given for 48.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int KEYS_128 = 32;
+#else
+constexpr int KEYS_128 = 48;
+#endif
+
 KERNEL(128) void attention_forward_64(const bf16* q, const bf16* k, const bf16* v, const uint64_t* addresses, const int* sequences,
                                       const int* blocks, bf16* out, float* lse, int q_stride, int k_stride, int v_stride,
                                       int out_stride, int group, int dim, float scale) {
@@ -484,7 +493,7 @@ KERNEL(128) void attention_forward_64(const bf16* q, const bf16* k, const bf16* 
 KERNEL(128) void attention_forward_128(const bf16* q, const bf16* k, const bf16* v, const uint64_t* addresses, const int* sequences,
                                        const int* blocks, bf16* out, float* lse, int q_stride, int k_stride, int v_stride,
                                        int out_stride, int group, int dim, float scale) {
-    forward<128, 48>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
+    forward<128, KEYS_128>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_delta(const bf16* d_out, const bf16* out, float* delta, int count, int heads, int d_out_stride, int out_stride,
