@@ -519,33 +519,33 @@ KERNEL(128) void attention_delta(const bf16* d_out, const bf16* out, float* delt
 }
 
 KERNEL(128) void attention_backward_kv_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
-                                          const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv, int
-                                          q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
+                                          const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv,
+                                          int q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
                                           int group, int dim, float scale) {
     backward_kv<64, 2, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dk, dv, q_stride, k_stride,
                           v_stride, d_out_stride, dk_stride, dv_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_backward_kv_128(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
-                                           const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv, int
-                                           q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
+                                           const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv,
+                                           int q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
                                            int group, int dim, float scale) {
     backward_kv<128, 1, 8>(q, k, v, d_out, lse, delta, sequences, blocks, dk, dv, q_stride, k_stride,
                            v_stride, d_out_stride, dk_stride, dv_stride, group, dim, scale);
 }
 
-KERNEL(128) void attention_backward_q_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse, const
-                                         float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride, int
-                                         k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim, float
-                                         scale) {
+KERNEL(128) void attention_backward_q_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
+                                         const float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride,
+                                         int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim,
+                                         float scale) {
     backward_q<64, 64, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dq, q_stride, k_stride, v_stride,
                           d_out_stride, dq_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_backward_q_128(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
                                           const float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride,
-                                          int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim, float
-                                          scale) {
+                                          int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim,
+                                          float scale) {
     backward_q<128, 32, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dq, q_stride, k_stride,
                            v_stride, d_out_stride, dq_stride, group, dim, scale);
 }
