@@ -7,9 +7,9 @@
 //            row to row that is a multiple of 8; lse, delta [tokens, query_heads] f32; dim % 8 == 0, dim <= 64 or dim <= 128.
 //            sequences [n, 3] i32: first row, queries, keys; blocks [m, 2] i32: sequence, first query (or key) in it;
 //            addresses [n, 2] u64: where a sequence's first key and value lie, or null: then keys lie as queries do
-// launch     128 threads, a grid of (heads, blocks); blocks are ordered by their work, most first, so that none begins late.
-//            forward: blocks of 128 queries, 384 dim' bytes * 2 of shared memory, dim' = 64 or 128; backward_q: 128 queries, 64 or
-//            96 KiB; backward_kv: 128 or 64 keys, 65 or 97 KiB, heads are kv_heads; delta: a half warp a row of a head
+// launch     128 threads, a grid of (heads, blocks); blocks are ordered by their work, most first, so that none begins late. With
+//            dynamic shared memory for the smaller and the larger heads, forward: blocks of 128 queries, 48 or 80 KiB; backward_q:
+//            128 queries, 65 or 97 KiB; backward_kv: 128 or 64 keys, 65 or 97 KiB, heads are kv_heads; delta: 8 rows of a head, none
 // cost       forward 4 dim FLOP, backward 14 dim, for each pair of a query and a key that it sees
 // reference  reference::attention, reference::attention_backward
 // source     Dao et al. 2022, arXiv:2205.14135; Dao 2023, arXiv:2307.08691
@@ -94,6 +94,19 @@ template <int M, int N> __device__ __forceinline__ void scale_all(float (&sums)[
     }
 }
 
+// Sets what is hidden of a warp's scores to -infinity.
+template <int M, int N, typename Hidden> __device__ __forceinline__ void hide(float (&scores)[M][N][4], Hidden is_hidden) {
+    const int lane = threadIdx.x % WARP;
+    UNROLL for (int m = 0; m < M; m++) {
+        UNROLL for (int n = 0; n < N; n++) {
+            UNROLL for (int at = 0; at < 4; at++) {
+                const int row = m * 16 + at / 2 * 8 + lane / 4, column = n * 8 + lane % 4 * 2 + at % 2;
+                scores[m][n][at] = is_hidden(row, column) ? -INFINITY : scores[m][n][at];
+            }
+        }
+    }
+}
+
 // sums = a b^T of rows in shared memory, a [16 M, DIM], b [8 N, DIM]. Both begin at a row that is a multiple of 8.
 template <int DIM, int M, int N>
 __device__ __forceinline__ void multiply_rows(float (&sums)[M][N][4], const bf16* a, const bf16* b) {
@@ -172,9 +185,9 @@ __device__ __forceinline__ Work work_of(const int* sequences, const int* blocks,
 
 constexpr int QUERIES = 128;                  // of a block
 constexpr int WARP_QUERIES = QUERIES / WARPS; // two rows of products: each matrix of keys that a warp loads is used twice
-constexpr int KEYS = 64;                      // of a tile
 
-template <int DIM>
+// KEYS: of a tile.
+template <int DIM, int KEYS>
 __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16* v, const uint64_t* addresses, const int* sequences,
                                         const int* blocks, bf16* out, float* lse, int q_stride, int k_stride, int v_stride,
                                         int out_stride, int group, int dim, float scale) {
@@ -210,6 +223,7 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
 
     const int warp_row = warp * WARP_QUERIES;
     bf16* warp_q = q_tile + warp_row * DIM;
+    const int warp_last = warp_row < rows ? last + warp_row : -WARP_QUERIES; // a warp without queries sees nothing
     const float to_power = scale * LOG2_E;
     float sums[M][DIM / 8][4];
     float top[M][2], total[M][2]; // of rows `lane / 4` and 8 more: the largest score, and this lane's part of the sum of exponentials
@@ -228,22 +242,15 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
             copy_keys(tile + 1);
         }
         // The warp's query i sees the tile's keys up to `seen + i`.
-        const int seen = last + warp_row - tile * KEYS;
-        if (warp_row >= rows || seen + WARP_QUERIES <= 0) {
+        const int seen = warp_last - tile * KEYS;
+        if (seen + WARP_QUERIES <= 0) {
             continue;
         }
         const bf16* k_tile = kv_tiles + tile % 2 * 2 * TILE;
         float scores[M][N][4];
         multiply_rows<DIM>(scores, warp_q, k_tile);
         if (seen < KEYS - 1) {
-            UNROLL for (int m = 0; m < M; m++) {
-                UNROLL for (int n = 0; n < N; n++) {
-                    UNROLL for (int at = 0; at < 4; at++) {
-                        const int query = m * 16 + at / 2 * 8 + lane / 4, key = n * 8 + lane % 4 * 2 + at % 2;
-                        scores[m][n][at] = key > seen + query ? -INFINITY : scores[m][n][at];
-                    }
-                }
-            }
+            hide(scores, [&](int query, int key) { return key > seen + query; });
         }
         UNROLL for (int m = 0; m < M; m++) {
             UNROLL for (int half = 0; half < 2; half++) {
@@ -357,20 +364,21 @@ __device__ __forceinline__ void backward_kv(const bf16* q, const bf16* k, const 
         for (int strip = 0; strip < COLUMNS; strip += STRIP) {
             // The warp's key i is seen by the strip's queries from `i - ahead` on.
             const int first = step % tiles * COLUMNS + strip, ahead = first - warp_row;
-            if (warp_row >= rows || first >= rows || ahead + STRIP <= 0) {
+            if (first >= rows || ahead + STRIP <= 0) {
                 continue;
             }
             float p[M][N][4], ds[M][N][4];
             multiply_rows<DIM>(p, warp_k, tile + strip * DIM);
             multiply_rows<DIM>(ds, warp_v, tile + TILE + strip * DIM);
+            if (ahead < WARP_ROWS - 1) {
+                hide(p, [&](int key, int query) { return key > query + ahead; });
+            }
             UNROLL for (int n = 0; n < N; n++) {
                 const int column = strip + n * 8 + lane % 4 * 2;
                 const Pack<float, 2> shifts = load_pack<2>(of_columns + column), deltas = load_pack<2>(of_columns + COLUMNS + column);
                 UNROLL for (int m = 0; m < M; m++) {
                     UNROLL for (int at = 0; at < 4; at++) {
-                        const int key = m * 16 + at / 2 * 8 + lane / 4, query = n * 8 + lane % 4 * 2 + at % 2;
-                        const float power = power_of_two(p[m][n][at] * to_power - shifts.values[at % 2]);
-                        p[m][n][at] = key > query + ahead ? 0.0f : power;
+                        p[m][n][at] = power_of_two(p[m][n][at] * to_power - shifts.values[at % 2]);
                         ds[m][n][at] = p[m][n][at] * (ds[m][n][at] - deltas.values[at % 2]);
                     }
                 }
@@ -398,6 +406,7 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
     DYNAMIC_SHARED(bf16, q_tile);                                               // [QUERIES, DIM]
     bf16* d_out_tile = q_tile + QUERIES * DIM;                                  // [QUERIES, DIM]
     bf16* kv_tiles = d_out_tile + QUERIES * DIM;                                // two of keys and values, [2, 2, COLUMNS, DIM]
+    float* of_rows = reinterpret_cast<float*>(kv_tiles + 4 * TILE);             // lse and delta, [2, QUERIES]: there are no registers left
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int head = blockIdx.x, heads = gridDim.x, kv_column = head / group * dim;
     const Work work = work_of(sequences, blocks, blockIdx.y);
@@ -416,20 +425,17 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
     copy_tile<DIM, QUERIES>(q_tile, q + row * q_stride + head * dim, q_stride, rows, dim);
     copy_tile<DIM, QUERIES>(d_out_tile, d_out + row * d_out_stride + head * dim, d_out_stride, rows, dim);
     copy_keys(0);
+    static_assert(THREADS == QUERIES);
+    const int64_t of_thread = (row + threadIdx.x) * heads + head;
+    const bool has_row = static_cast<int>(threadIdx.x) < rows;
+    of_rows[threadIdx.x] = has_row ? lse[of_thread] * LOG2_E : 0.0f;
+    of_rows[QUERIES + threadIdx.x] = has_row ? delta[of_thread] : 0.0f;
 
     const int warp_row = warp * WARP_QUERIES;
     bf16* warp_q = q_tile + warp_row * DIM;
     const bf16* warp_d_out = d_out_tile + warp_row * DIM;
+    const int warp_last = warp_row < rows ? work.first + warp_row : -WARP_QUERIES; // a warp without queries sees nothing
     const float to_power = scale * LOG2_E;
-    float shifts[M][2], deltas[M][2]; // of rows `lane / 4` and 8 more
-    UNROLL for (int m = 0; m < M; m++) {
-        UNROLL for (int half = 0; half < 2; half++) {
-            const int query = warp_row + m * 16 + half * 8 + lane / 4;
-            const int64_t at = (row + query) * heads + head;
-            shifts[m][half] = query < rows ? lse[at] * LOG2_E : 0.0f;
-            deltas[m][half] = query < rows ? delta[at] : 0.0f;
-        }
-    }
     float sums[M][DIM / 8][4];
     clear(sums);
     for (int tile = 0; tile < tiles; tile++) {
@@ -441,19 +447,24 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
         const bf16* k_tile = kv_tiles + tile % 2 * 2 * TILE;
         for (int strip = 0; strip < COLUMNS; strip += STRIP) {
             // The warp's query i sees the strip's keys up to `seen + i`.
-            const int seen = work.first + warp_row - tile * COLUMNS - strip;
-            if (warp_row >= rows || seen + WARP_QUERIES <= 0) {
+            const int seen = warp_last - tile * COLUMNS - strip;
+            if (seen + WARP_QUERIES <= 0) {
                 continue;
             }
             float p[M][N][4], ds[M][N][4];
             multiply_rows<DIM>(p, warp_q, k_tile + strip * DIM);
+            if (seen < STRIP - 1) {
+                hide(p, [&](int query, int key) { return key > seen + query; });
+            }
             multiply_rows<DIM>(ds, warp_d_out, k_tile + TILE + strip * DIM);
             UNROLL for (int m = 0; m < M; m++) {
-                UNROLL for (int n = 0; n < N; n++) {
-                    UNROLL for (int at = 0; at < 4; at++) {
-                        const int query = m * 16 + at / 2 * 8 + lane / 4, key = n * 8 + lane % 4 * 2 + at % 2;
-                        const float power = power_of_two(p[m][n][at] * to_power - shifts[m][at / 2]);
-                        ds[m][n][at] = key > seen + query ? 0.0f : power * (ds[m][n][at] - deltas[m][at / 2]);
+                UNROLL for (int half = 0; half < 2; half++) {
+                    const int query = warp_row + m * 16 + half * 8 + lane / 4;
+                    const float shift = of_rows[query], of_row = of_rows[QUERIES + query];
+                    UNROLL for (int n = 0; n < N; n++) {
+                        UNROLL for (int at = 2 * half; at < 2 * half + 2; at++) {
+                            ds[m][n][at] = power_of_two(p[m][n][at] * to_power - shift) * (ds[m][n][at] - of_row);
+                        }
                     }
                 }
             }
@@ -466,16 +477,23 @@ __device__ __forceinline__ void backward_q(const bf16* q, const bf16* k, const b
 
 } // namespace
 
+// Of a tile of the larger heads: as many as nvcc keeps in registers, 48 from sm_90 on. Shared memory is given for 48.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int KEYS_128 = 32;
+#else
+constexpr int KEYS_128 = 48;
+#endif
+
 KERNEL(128) void attention_forward_64(const bf16* q, const bf16* k, const bf16* v, const uint64_t* addresses, const int* sequences,
                                       const int* blocks, bf16* out, float* lse, int q_stride, int k_stride, int v_stride,
                                       int out_stride, int group, int dim, float scale) {
-    forward<64>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
+    forward<64, 64>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_forward_128(const bf16* q, const bf16* k, const bf16* v, const uint64_t* addresses, const int* sequences,
                                        const int* blocks, bf16* out, float* lse, int q_stride, int k_stride, int v_stride,
                                        int out_stride, int group, int dim, float scale) {
-    forward<128>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
+    forward<128, KEYS_128>(q, k, v, addresses, sequences, blocks, out, lse, q_stride, k_stride, v_stride, out_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_delta(const bf16* d_out, const bf16* out, float* delta, int count, int heads, int d_out_stride, int out_stride,
@@ -501,33 +519,33 @@ KERNEL(128) void attention_delta(const bf16* d_out, const bf16* out, float* delt
 }
 
 KERNEL(128) void attention_backward_kv_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
-                                          const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv, int
-                                          q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
+                                          const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv,
+                                          int q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
                                           int group, int dim, float scale) {
     backward_kv<64, 2, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dk, dv, q_stride, k_stride,
                           v_stride, d_out_stride, dk_stride, dv_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_backward_kv_128(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
-                                           const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv, int
-                                           q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
+                                           const float* delta, const int* sequences, const int* blocks, bf16* dk, bf16* dv,
+                                           int q_stride, int k_stride, int v_stride, int d_out_stride, int dk_stride, int dv_stride,
                                            int group, int dim, float scale) {
     backward_kv<128, 1, 8>(q, k, v, d_out, lse, delta, sequences, blocks, dk, dv, q_stride, k_stride,
                            v_stride, d_out_stride, dk_stride, dv_stride, group, dim, scale);
 }
 
-KERNEL(128) void attention_backward_q_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse, const
-                                         float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride, int
-                                         k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim, float
-                                         scale) {
+KERNEL(128) void attention_backward_q_64(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
+                                         const float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride,
+                                         int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim,
+                                         float scale) {
     backward_q<64, 64, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dq, q_stride, k_stride, v_stride,
                           d_out_stride, dq_stride, group, dim, scale);
 }
 
 KERNEL(128) void attention_backward_q_128(const bf16* q, const bf16* k, const bf16* v, const bf16* d_out, const float* lse,
                                           const float* delta, const int* sequences, const int* blocks, bf16* dq, int q_stride,
-                                          int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim, float
-                                          scale) {
+                                          int k_stride, int v_stride, int d_out_stride, int dq_stride, int group, int dim,
+                                          float scale) {
     backward_q<128, 32, 4>(q, k, v, d_out, lse, delta, sequences, blocks, dq, q_stride, k_stride,
                            v_stride, d_out_stride, dq_stride, group, dim, scale);
 }

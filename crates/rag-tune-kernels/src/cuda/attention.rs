@@ -484,7 +484,7 @@ unsafe fn launch_forward(
     let instance = Instance::of(operation, heads)?;
     let (kernel, tile) = match instance {
         Instance::Dim64 => ("attention_forward_64", 64),
-        Instance::Dim128 => ("attention_forward_128", 64),
+        Instance::Dim128 => ("attention_forward_128", 48),
     };
     let arguments = [
         q.values.argument(),
@@ -623,7 +623,8 @@ pub(crate) fn backward(
     ]
     .concat();
     let grid = [heads.query, schedule.query_blocks.count, 1];
-    let shared_bytes = instance.shared_bytes(2 * QUERIES + 4 * tile);
+    let numbers = 2 * QUERIES * size_of::<f32>();
+    let shared_bytes = instance.shared_bytes(2 * QUERIES + 4 * tile) + numbers;
     // SAFETY: as above.
     unsafe { device.launch(kernel, grid, (THREADS, shared_bytes), &arguments) }
 }
@@ -913,5 +914,212 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Keys of sequences in buffers of their own, and their queries' last rows: what decoding and prefilling see.
+    struct Cached {
+        k: DeviceBuffer<bf16>,
+        v: DeviceBuffer<bf16>,
+        stride: usize,
+        /// First row of each sequence, and its keys.
+        places: Vec<[usize; 2]>,
+        caches: Caches,
+    }
+
+    /// Sequences lie in reverse order, and a row apart.
+    fn cached(
+        device: &Device,
+        sequences: &Sequences,
+        [k, v]: [&Tensor; 2],
+        heads: Heads,
+    ) -> Cached {
+        let mut order = Vec::new();
+        let mut places = Vec::new();
+        for range in sequences.ranges().collect::<Vec<_>>().into_iter().rev() {
+            places.insert(0, [order.len(), range.len()]);
+            order.extend(range.clone());
+            order.push(range.start);
+        }
+        let [(k, stride), (v, _)] =
+            [k, v].map(|it| strided(device, &it.gather_rows(&order).unwrap()));
+        let of_sequence = |&[row, keys]: &[usize; 2]| CachePlace {
+            k: &k,
+            v: &v,
+            first: row * stride,
+            rows: keys,
+        };
+        let all: Vec<_> = places.iter().map(of_sequence).collect();
+        // SAFETY: the buffers are kept beside the caches.
+        let caches = unsafe { Caches::new(device, &all, stride, heads) }.unwrap();
+        Cached {
+            k,
+            v,
+            stride,
+            places,
+            caches,
+        }
+    }
+
+    /// `out` of the given rows: exact, and of plain bf16.
+    fn expected(
+        inputs: &[Tensor; 4],
+        sequences: &Sequences,
+        heads: Heads,
+        rows: &[usize],
+    ) -> [Tensor; 2] {
+        [Compute::F32, Compute::Bf16].map(|compute| {
+            let stored = inputs.clone().map(|it| Stored::new(it, compute));
+            let [q, k, v, _] = &stored;
+            let (out, _) = reference::attention(Qkv { q, k, v }, sequences, heads);
+            out.gather_rows(rows).unwrap()
+        })
+    }
+
+    #[test]
+    fn attention_behind_caches_matches_reference_on_devices() {
+        for (lengths, new, heads) in [
+            (&[70, 5, 200][..], &[3, 5, 130][..], heads(2, 1, 16)),
+            (&[97], &[33], heads(3, 1, 128)),
+        ] {
+            let sequences = Sequences::from_lengths(lengths).unwrap();
+            let inputs = inputs(sequences.tokens(), heads);
+            let ranges = sequences.ranges().zip(new);
+            let last: Vec<_> = ranges
+                .flat_map(|(range, new)| range.end - new..range.end)
+                .collect();
+            let [exact, plain] = expected(&inputs, &sequences, heads, &last);
+            let new = Sequences::from_lengths(new).unwrap();
+            for device in devices() {
+                let [q, k, v, _] = &inputs;
+                let q = strided(&device, &q.gather_rows(&last).unwrap());
+                let cached = cached(&device, &sequences, [k, v], heads);
+                let schedule = Schedule::behind(&device, &new, lengths, heads).unwrap();
+                let mut out = strided(&device, &exact);
+                let mut lse = DeviceBuffer::stale(&device, last.len() * heads.query).unwrap();
+                let (rows, to) = (rows(&q), rows_mut(&mut out));
+                behind(rows, &cached.caches, &schedule, to, &mut lse).unwrap();
+                let got = dense(&out, exact.cols());
+                assert_close(
+                    &format!("{lengths:?}, {heads:?}"),
+                    &got,
+                    exact.data(),
+                    &narrowed(plain.data()),
+                );
+            }
+        }
+    }
+
+    /// One to four parts, groups below and above 16 heads; a row alone has the bits that it has beside others.
+    #[test]
+    fn attention_decode_matches_reference_on_devices() {
+        for (lengths, heads) in [
+            (&[1, 5, 64, 65, 300][..], heads(6, 2, 8)),
+            (&[1000, 17, 257], heads(4, 1, 64)),
+            (&[130], heads(20, 1, 72)),
+            (&[40, 513], heads(3, 3, 128)),
+        ] {
+            let sequences = Sequences::from_lengths(lengths).unwrap();
+            let inputs = inputs(sequences.tokens(), heads);
+            let last: Vec<_> = sequences.ranges().map(|range| range.end - 1).collect();
+            let [exact, plain] = expected(&inputs, &sequences, heads, &last);
+            for device in devices() {
+                let [q, k, v, _] = &inputs;
+                let q = q.gather_rows(&last).unwrap();
+                let cached = cached(&device, &sequences, [k, v], heads);
+                let decoded = |q: &Tensor, caches: &Caches, lengths: &[usize]| {
+                    let q = strided(&device, q);
+                    let mut schedule = DecodeSchedule::new(&device, lengths, heads).unwrap();
+                    let mut out = strided(&device, &Tensor::zeros(lengths.len(), exact.cols()));
+                    decode(rows(&q), caches, &mut schedule, rows_mut(&mut out)).unwrap();
+                    dense(&out, exact.cols())
+                };
+                let got = decoded(&q, &cached.caches, lengths);
+                assert_close(
+                    &format!("{lengths:?}, {heads:?}"),
+                    &got,
+                    exact.data(),
+                    &narrowed(plain.data()),
+                );
+                for (row, &length) in lengths.iter().enumerate() {
+                    let [first, rows] = cached.places[row];
+                    let place = CachePlace {
+                        k: &cached.k,
+                        v: &cached.v,
+                        first: first * cached.stride,
+                        rows,
+                    };
+                    // SAFETY: the buffers are kept until the end of the test.
+                    let caches = unsafe { Caches::new(&device, &[place], cached.stride, heads) };
+                    let alone = q.gather_rows(&[row]).unwrap();
+                    let alone = decoded(&alone, &caches.unwrap(), &[length]);
+                    assert_eq!(alone, got[row * exact.cols()..][..exact.cols()]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_long_rows_are_bounded() {
+        for keys in [1_usize, 256, 257, 32_768, 32_769, 131_072, 1 << 20] {
+            let parts = keys.div_ceil(part_keys(keys));
+            assert!(parts <= MOST_PARTS, "{keys}");
+            assert!(part_keys(keys).is_multiple_of(64));
+        }
+        assert_eq!(part_keys(256), 256);
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_do_is_refused() {
+        let device = &devices()[0];
+        let one = Sequences::from_lengths(&[4]).unwrap();
+        for refused in [
+            heads(1, 1, 136),
+            heads(1, 1, 12),
+            heads(1, 1, 0),
+            heads(3, 2, 8),
+        ] {
+            assert!(Schedule::packed(device, &one, refused).is_err());
+            assert!(DecodeSchedule::new(device, &[4], refused).is_err());
+        }
+        let heads = heads(2, 1, 8);
+        assert!(Schedule::behind(device, &one, &[3], heads).is_err());
+        assert!(Schedule::behind(device, &one, &[4, 4], heads).is_err());
+        assert!(DecodeSchedule::new(device, &[4, 0], heads).is_err());
+
+        let buffer = |len| DeviceBuffer::<bf16>::zeros(device, len).unwrap();
+        let (wide, narrow) = ((buffer(64), 16), (buffer(32), 8));
+        let place = |first, rows| CachePlace {
+            k: &narrow.0,
+            v: &narrow.0,
+            first,
+            rows,
+        };
+        // SAFETY: the buffer lives until the end of the test.
+        let caches = |first, rows, stride| unsafe {
+            Caches::new(device, &[place(first, rows)], stride, heads)
+        };
+        assert!(caches(0, 5, 8).is_err(), "5 rows in a buffer of 4");
+        assert!(caches(8, 4, 8).is_err(), "beyond the end");
+        assert!(caches(4, 1, 8).is_err(), "not aligned");
+        assert!(caches(0, 2, 12).is_err(), "not aligned");
+
+        let run = |q: &(DeviceBuffer<bf16>, usize), schedule: &Schedule, lse: usize| {
+            let (k, v) = (rows(&narrow), rows(&narrow));
+            let mut out = (buffer(64), 16);
+            let mut lse = DeviceBuffer::zeros(device, lse).unwrap();
+            let qkv = Packed { q: rows(q), k, v };
+            forward(qkv, schedule, rows_mut(&mut out), &mut lse)
+        };
+        let schedule = Schedule::packed(device, &one, heads).unwrap();
+        assert!(run(&wide, &schedule, 8).is_ok());
+        assert!(run(&wide, &schedule, 7).is_err());
+        assert!(run(&(buffer(48), 16), &schedule, 8).is_err());
+        assert!(run(&(buffer(96), 20), &schedule, 8).is_err());
+        let longer = Schedule::behind(device, &one, &[9], heads).unwrap();
+        assert!(run(&wide, &longer, 8).is_err());
+        let few = caches(0, 4, 8).unwrap();
+        let mut decoding = DecodeSchedule::new(device, &[5], heads).unwrap();
+        let mut out = (buffer(16), 16);
+        assert!(decode(rows(&wide), &few, &mut decoding, rows_mut(&mut out)).is_err());
     }
 }
