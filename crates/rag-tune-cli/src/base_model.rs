@@ -114,7 +114,27 @@ pub fn load_kept(
             path.display()
         )),
     }
-    Ok((model, cache))
+    Ok((placed(model, config, out)?, cache))
+}
+
+/// The model where `config` wants it.
+///
+/// # Errors
+/// When the GPU is not there, or its memory is not enough for the weights.
+pub fn placed(model: Llama, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
+    let open = || format!("cannot use the device `{}`", String::from(config.device));
+    let Some(device) = config.gpu().with_context(open)? else {
+        return Ok(model);
+    };
+    out.note(&format!("the model runs on {}", device.name()));
+    let bytes = model.weight_bytes();
+    model.into_device(&device).with_context(|| {
+        format!(
+            "cannot put {:.1} GB of weights on {}",
+            bytes as f64 / 1e9,
+            device.name()
+        )
+    })
 }
 
 /// `base_model.json` beside an adapter: which weights it was trained on. A name can come to mean

@@ -131,7 +131,7 @@ mod tests {
                 Layer {
                     weight: &weights[1],
                     update: None,
-                    bias: Some(&bias),
+                    bias: Some((&bias).into()),
                 },
             ];
             for level in Level::available() {
@@ -188,7 +188,7 @@ mod tests {
             },
             Layer { update, ..plain },
             Layer {
-                bias: Some(&[0.0; 3]),
+                bias: Some((&[0.0; 3]).into()),
                 ..plain
             },
         ] {

@@ -330,7 +330,7 @@ fn backward_at_level(
     check_shape(operation, "dx", &dx.shape(), &[tokens, in_features])?;
     if let Some(dy) = dy.on_device() {
         let dx = dx.f32_on_device(operation)?;
-        return cuda::matrix::backward(dy.bf16()?.buffer(), weight, write, dx);
+        return cuda::matrix::backward(dy, weight, write, dx);
     }
     // bitsandbytes multiplies gradients with dequantised weights.
     let compute = match compute {

@@ -191,7 +191,7 @@ mod tests {
         let uneven = vec![0.7, 0.2, 0.01, 3.0];
         for frequencies in [plain, uneven] {
             let table = RopeTable::new(50, &frequencies);
-            let positions = [0, 1, 2, 49, 0, 7];
+            let positions = Positions::from(vec![0, 1, 2, 49, 0, 7]);
             let x = noise(6, 24, 1);
             let mut turned = x.clone();
             table.apply(&mut turned, &positions, Turn::Forward).unwrap();
@@ -221,6 +221,7 @@ mod tests {
     fn storing_is_turning_and_rounding() {
         let table = RopeTable::new(50, &frequencies(12, 10_000.0));
         let positions: Vec<u32> = (0..70).map(|row| row * 7 % 50).collect();
+        let positions = Positions::from(positions);
         let x = noise(70, 36, 1);
         for compute in [Compute::F32, Compute::Bf16] {
             let mut turned = x.clone();
@@ -235,7 +236,7 @@ mod tests {
     fn a_position_beyond_the_table_is_refused() {
         let table = RopeTable::new(3, &frequencies(4, 10_000.0));
         let error = table
-            .apply(&mut Tensor::zeros(1, 4), &[3], Turn::Forward)
+            .apply(&mut Tensor::zeros(1, 4), &vec![3].into(), Turn::Forward)
             .unwrap_err();
         assert_eq!(error.to_string(), "rope: position 3, the table has 3");
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rag_tune_kernels::cuda::DeviceError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
@@ -31,7 +32,8 @@ pub struct ModelConfig {
     pub quantization: Quantization,
     /// `nf4`: whether the scales of the weights are quantised too, to 8 bits.
     pub double_quantization: bool,
-    /// Where the model runs: `auto` or `cpu`.
+    /// Where the model runs: `cpu`, `cuda:N` (the GPU with that number; bf16 arithmetic, 8- or 16-bit weights) or `auto` (the first GPU where
+    /// this program and the section's other settings allow it, else the CPU).
     pub device: Device,
     /// Arithmetic of the blocks: `auto`, `f32`, `bf16`, `int8` or `llm_int8` (as bitsandbytes computes it; needs `int8` weights).
     pub compute: Compute,
@@ -64,7 +66,37 @@ impl ModelConfig {
             let problem = "`model.compute = \"llm_int8\"` needs `model.quantization = \"int8\"`";
             problems.push(problem.to_owned());
         }
+        if let Device::Cuda(ordinal) = self.device {
+            if !matches!(self.compute, Compute::Auto | Compute::Bf16) {
+                problems.push(format!(
+                    "`model.device = \"cuda:{ordinal}\"` computes in bf16: set `model.compute` to \"auto\" or \"bf16\""
+                ));
+            }
+            if self.quantization == Quantization::Nf4 {
+                problems.push(format!(
+                    "`model.device = \"cuda:{ordinal}\"` has no NF4 weights yet: set `model.quantization` to \"int8\" or \"none\""
+                ));
+            }
+        }
         problems
+    }
+
+    /// The GPU to run on, if there is to be one.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if the GPU that is named is not there, or one is there and does not work.
+    pub fn gpu(&self) -> Result<Option<rag_tune_kernels::cuda::Device>, DeviceError> {
+        let allowed = matches!(self.compute, Compute::Auto | Compute::Bf16)
+            && self.quantization != Quantization::Nf4;
+        match self.device {
+            Device::Cuda(ordinal) => rag_tune_kernels::cuda::Device::gpu(ordinal).map(Some),
+            Device::Auto if allowed => match rag_tune_kernels::cuda::Device::gpu(0) {
+                Ok(gpu) => Ok(Some(gpu)),
+                Err(DeviceError::Missing(_)) => Ok(None),
+                Err(error) => Err(error),
+            },
+            Device::Auto | Device::Cpu => Ok(None),
+        }
     }
 }
 
@@ -83,13 +115,41 @@ pub enum Quantization {
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
 pub enum Device {
     /// The best device that is there.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The GPU with this number.
+    Cuda(usize),
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Auto => "auto".to_owned(),
+            Device::Cpu => "cpu".to_owned(),
+            Device::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let ordinal = |name: &str| name.strip_prefix("cuda:")?.parse().ok();
+        match name.as_str() {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => ordinal(other).map(Self::Cuda).ok_or_else(|| {
+                format!("`{other}` is no device: `auto`, `cpu` or `cuda:N`, N being a GPU's number")
+            }),
+        }
+    }
 }
 
 /// Whether quantised weights are left on disk.

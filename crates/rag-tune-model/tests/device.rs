@@ -60,7 +60,7 @@ fn batch(lengths: &[usize]) -> TrainBatch {
     }
 }
 
-const LENGTHS: [&[usize]; 2] = [&[5, 1, 9], &[40, 33, 3]];
+const LENGTHS: [&[usize]; 3] = [&[5, 1, 9], &[40, 33, 3], &[60, 60, 60, 60, 30]];
 
 fn logits(llama: &Llama, adapter: Option<&Adapter>, batch: &TrainBatch) -> Tensor {
     let all: Vec<usize> = (0..batch.ids.len()).collect();
@@ -148,11 +148,11 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
             let there = load(model, Quantization::Int8, Compute::Bf16)
                 .into_device(&device)
                 .unwrap();
-            for (lengths, dropout) in [(LENGTHS[0], None), (LENGTHS[1], Some(dropout))] {
+            for (lengths, dropout) in LENGTHS.into_iter().zip([None, Some(dropout), None]) {
                 let batch = batch(lengths);
                 let of = |llama, keep| gradient(llama, &adapter, &batch, keep, dropout);
                 let (loss, expected) = of(&exact, Keep::All);
-                let (plain_loss, plain) = of(&plain, Keep::All);
+                let (_, plain) = of(&plain, Keep::All);
                 let allowed = 2.0 * distance(values(&plain), values(&expected));
                 let (got_loss, got) = of(&there, Keep::All);
                 let error = distance(values(&got), values(&expected));
@@ -160,9 +160,9 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
                     error <= allowed,
                     "{model} {lengths:?}: {error}, at most {allowed}"
                 );
-                let bound = 2.0 * (plain_loss - loss).abs() + 1e-3;
+                // One number: that bf16 on the CPU happens to come close to it says nothing.
                 assert!(
-                    (got_loss - loss).abs() <= bound,
+                    (got_loss - loss).abs() <= 1e-3 * loss,
                     "{model}: loss {got_loss}, {loss}"
                 );
                 for keep in [Keep::Selective, Keep::BlockInput] {

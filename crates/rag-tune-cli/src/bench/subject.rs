@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::figures::Figures;
 use super::shapes::shape;
-use crate::base_model::load_kept;
+use crate::base_model::{load_kept, placed};
 use crate::commands::HubArgs;
 use crate::error::InputError;
 use crate::output::Output;
@@ -150,7 +150,7 @@ impl Subject {
                 let model = Llama::synthetic(shape, &self.config);
                 let model =
                     model.with_context(|| format!("cannot make the model `{}`", self.name))?;
-                Ok((model, WeightCache::Unused))
+                Ok((placed(model, &self.config, out)?, WeightCache::Unused))
             }
         }
     }

@@ -31,7 +31,7 @@ pub fn norms(report: &mut Report<'_>) {
 /// RoPE and SwiGLU.
 pub fn turns_and_gates(report: &mut Report<'_>) {
     let table = RopeTable::new(TOKENS, &frequencies(64, 1e4));
-    let positions: Vec<u32> = (0..TOKENS as u32).collect();
+    let positions = (0..TOKENS as u32).collect::<Vec<_>>().into();
     let mut x = noise(TOKENS, HIDDEN);
     let shape = format!("{TOKENS}x{HIDDEN}");
     report.time("rope", &shape, Work::pass(2 * TOKENS * HIDDEN), || {

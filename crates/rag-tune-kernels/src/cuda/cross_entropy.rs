@@ -22,6 +22,13 @@ pub(crate) struct Chunk<'a> {
 }
 
 /// The chunk's losses, and `scale` times the gradient of their sum in the place of the logits, `[rows, vocab]`.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the gradient goes to a product, which reads bf16: `narrowed`"
+    )
+)]
 pub(crate) fn in_place<T: Element>(
     logits: ViewMut<'_, T>,
     chunk: Chunk<'_>,

@@ -27,7 +27,7 @@ pub(crate) fn dequantize_rows(
         "`to` has a place for every value"
     );
     let buffers = [codes.argument(), row_scale.argument(), to.argument()];
-    if cols % PACK == 0 && stride % PACK == 0 {
+    if cols.is_multiple_of(PACK) && stride.is_multiple_of(PACK) {
         let [packs, packs_in_row, stride] =
             [rows * cols / PACK, cols / PACK, stride].map(|it| count(OPERATION, it));
         let arguments = [&buffers[..], &[packs?, packs_in_row?, stride?]].concat();

@@ -11,6 +11,9 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// For people: the processor's name.
     fn name(&self) -> String;
 
+    /// Rows of square matrices whose product shows how fast it is.
+    fn telling_size(&self) -> usize;
+
     /// Of the whole device.
     fn memory(&self) -> Result<DeviceMemory, DeviceError>;
 
@@ -71,7 +74,10 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct Argument {
     pub(crate) bits: u64,
     /// `p`ointer, `i`nteger of 32 bits, `l`ong integer, `f`loat: compared with the kernel's in emulation.
-    #[cfg_attr(not(any(test, feature = "emulator")), expect(dead_code))]
+    #[cfg_attr(
+        all(feature = "cuda", not(any(test, feature = "emulator"))),
+        expect(dead_code, reason = "only an emulated launch compares kinds")
+    )]
     pub(crate) kind: u8,
 }
 

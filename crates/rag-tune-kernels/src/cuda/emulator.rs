@@ -210,6 +210,10 @@ impl Driver for Emulator {
         "emulated device".to_owned()
     }
 
+    fn telling_size(&self) -> usize {
+        16
+    }
+
     fn memory(&self) -> Result<DeviceMemory, DeviceError> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let used: usize = memory

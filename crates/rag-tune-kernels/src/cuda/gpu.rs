@@ -161,6 +161,10 @@ impl Driver for Gpu {
         self.name.clone()
     }
 
+    fn telling_size(&self) -> usize {
+        8192
+    }
+
     fn memory(&self) -> Result<DeviceMemory, DeviceError> {
         self.bind()?;
         let (free_bytes, total_bytes) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;

@@ -9,6 +9,8 @@ use super::int8_matmul::check_multiple;
 use crate::error::KernelError;
 
 const THREADS: usize = 256;
+/// What rows of activations are a multiple of: they are copied 8 values at a time.
+pub(crate) const STRIDE_MULTIPLE: usize = 8;
 /// Tokens and features of a block's tile.
 const TILE: usize = 128;
 /// Three stages of a tile of tokens and one of codes, 64 of the inner axis each.
@@ -70,7 +72,7 @@ pub(crate) fn forward(
         "`x` and `y` have a row for every token"
     );
     check_multiple(kernel, "the inner axis of the codes", inner, 16)?;
-    check_multiple(kernel, "the stride of `x`", x_stride, 8)?;
+    check_multiple(kernel, "the stride of `x`", x_stride, STRIDE_MULTIPLE)?;
     let mut arguments = vec![
         x.argument(),
         codes.argument(),
@@ -113,7 +115,7 @@ pub(crate) fn backward(
         "`dy` and `dx` have a row for every token"
     );
     check_multiple(kernel, "the inner axis of the codes", inner, 16)?;
-    check_multiple(kernel, "the stride of `dy`", dy_stride, 8)?;
+    check_multiple(kernel, "the stride of `dy`", dy_stride, STRIDE_MULTIPLE)?;
     let mut arguments = vec![
         dy.argument(),
         codes.argument(),

@@ -12,16 +12,20 @@ use super::buffer::DeviceBuffer;
 use super::device::Device;
 use super::driver::{Factor, Product, ProductType};
 use super::ids::Ids;
-use super::int8_matmul::{self, MAX_ROWS, Output, int8_matmul};
-use super::tensor::Lent;
+use super::int8_gemm;
+use super::int8_matmul::{INNER_MULTIPLE, MAX_ROWS, Output, int8_matmul};
+use super::tensor::{DeviceTensor, Lent};
 use super::view::{View, ViewMut};
 use super::{convert, cross_entropy as loss, dequantize_rows, rows};
 use crate::adapted::{Layer, Update};
 use crate::error::KernelError;
 use crate::linear::Write;
-use crate::matrix::Matrix;
+use crate::matrix::{Compute, Matrix};
 use crate::stored::Stored;
 use crate::tensor::{Tensor, two_places};
+
+/// Rows up to which reading 8-bit codes in the product is quicker than writing them out for cuBLASLt.
+const FUSED_ROWS: usize = 256;
 
 /// Bytes that the logits of a chunk of tokens may take.
 const LOGITS_BYTES: usize = 256 << 20;
@@ -134,53 +138,66 @@ pub(crate) fn forward(
         Some(values) => Some(values?.f32()?),
     };
     let mut y = DeviceBuffer::<f32>::stale(x.device(), rows * out)?;
-    if let Some((codes, row_scale)) = read_by_kernel(matrix, rows, inner) {
-        let residual = residual.as_ref().map(Lent::buffer);
-        let to = Output::F32 {
-            y: &mut y,
-            residual,
-        };
-        int8_matmul(x, [rows, inner], codes, row_scale, to)?;
-    } else {
-        let weight = matrix.widened()?;
-        let product = Product {
-            rows,
-            cols: out,
-            inner,
-            alpha: 1.0,
-            a: factor(x, inner, false),
-            b: factor(weight.buffer(), inner, true),
-            beta: if residual.is_some() { 1.0 } else { 0.0 },
-            c: residual.as_ref().map_or(y.at(0), |it| it.buffer().at(0)),
-            d: y.at(0),
-            stride: out,
-            d_type: ProductType::F32,
-        };
-        // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` and the residual `[rows, out]`.
-        unsafe { x.device().multiply(&product)? };
+    match read_as_codes(matrix, rows, inner) {
+        Some((codes, row_scale)) if rows <= MAX_ROWS => {
+            let residual = residual.as_ref().map(Lent::buffer);
+            let to = Output::F32 {
+                y: &mut y,
+                residual,
+            };
+            int8_matmul(x, [rows, inner], codes, row_scale, to)?;
+        }
+        Some((codes, row_scale)) => {
+            let to = match &residual {
+                None => int8_gemm::Output::F32(&mut y),
+                Some(residual) => {
+                    y.copy_from(0, residual.buffer(), 0..rows * out)?;
+                    int8_gemm::Output::Added(&mut y)
+                }
+            };
+            int8_gemm::forward(x, [rows, inner], codes, row_scale, to)?;
+        }
+        None => {
+            let weight = matrix.widened()?;
+            let product = Product {
+                rows,
+                cols: out,
+                inner,
+                alpha: 1.0,
+                a: factor(x, inner, false),
+                b: factor(weight.buffer(), inner, true),
+                beta: if residual.is_some() { 1.0 } else { 0.0 },
+                c: residual.as_ref().map_or(y.at(0), |it| it.buffer().at(0)),
+                d: y.at(0),
+                stride: out,
+                d_type: ProductType::F32,
+            };
+            // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` and the residual `[rows, out]`.
+            unsafe { x.device().multiply(&product)? };
+        }
     }
     Ok(Tensor::from_device(rows, out, y))
 }
 
-/// The codes, where a kernel reads them as they are.
-fn read_by_kernel(
+/// The codes, where kernels read them as they are.
+fn read_as_codes(
     matrix: &DeviceMatrix,
     rows: usize,
     inner: usize,
 ) -> Option<(&DeviceBuffer<i8>, &DeviceBuffer<f32>)> {
     match matrix {
         DeviceMatrix::Int8 { codes, row_scale }
-            if rows <= MAX_ROWS && inner.is_multiple_of(int8_matmul::INNER_MULTIPLE) =>
+            if rows <= FUSED_ROWS && inner.is_multiple_of(INNER_MULTIPLE) =>
         {
             Some((codes, row_scale))
         }
-        _ => None,
+        DeviceMatrix::Int8 { .. } | DeviceMatrix::Bf16(_) => None,
     }
 }
 
 /// `dx = dy W`, or added to what is there.
 pub(crate) fn backward(
-    dy: &DeviceBuffer<bf16>,
+    dy: &DeviceTensor,
     weight: &Matrix,
     write: Write,
     dx: &mut DeviceBuffer<f32>,
@@ -188,13 +205,28 @@ pub(crate) fn backward(
     let [out, inner] = weight.shape();
     let rows = dy.len() / out.max(1);
     debug_assert_eq!(dx.len(), rows * inner, "`linear::backward` checks it");
-    let weight = weights("linear::backward", weight)?.widened()?;
+    let matrix = weights("linear::backward", weight)?;
+    if let (Some((codes, row_scale)), DeviceTensor::F32(dy)) =
+        (read_as_codes(matrix, rows, inner), dy)
+        && out.is_multiple_of(int8_gemm::STRIDE_MULTIPLE)
+    {
+        // The scales are the inner axis' here, so they go to `dy`, and codes are exact.
+        let mut scaled = DeviceBuffer::<bf16>::stale(dy.device(), dy.len())?;
+        let to = ViewMut::new(&mut scaled, [rows, out]);
+        convert::narrow(View::new(dy, [rows, out]), Some(row_scale), 1.0, to)?;
+        let to = match write {
+            Write::Set => int8_gemm::Output::F32(dx),
+            Write::Add => int8_gemm::Output::Added(dx),
+        };
+        return int8_gemm::backward(&scaled, [rows, out, out], codes, to);
+    }
+    let (dy, weight) = (dy.bf16()?, matrix.widened()?);
     let product = Product {
         rows,
         cols: inner,
         inner: out,
         alpha: 1.0,
-        a: factor(dy, out, false),
+        a: factor(dy.buffer(), out, false),
         b: factor(weight.buffer(), inner, false),
         beta: write.keep(),
         c: dx.at(0),
@@ -203,7 +235,7 @@ pub(crate) fn backward(
         d_type: ProductType::F32,
     };
     // SAFETY: `dy` is `[rows, out]`, the weight `[out, inner]`, `dx` `[rows, inner]`.
-    unsafe { dy.device().multiply(&product) }
+    unsafe { dx.device().multiply(&product) }
 }
 
 /// `out = keep * out + alpha * op(a) op(b)`: LoRA's thin products, in f32 of operands that are rounded to bf16. The shapes fit.
@@ -279,47 +311,57 @@ pub(crate) fn adapted_rounded(
         stride: out,
         d_type: ProductType::Bf16,
     };
-    if layer.update.is_none()
-        && let Some((codes, row_scale)) = read_by_kernel(matrix, rows, inner)
-    {
-        int8_matmul(x, [rows, inner], codes, row_scale, Output::Bf16(&mut y))?;
-    } else if read_by_kernel(matrix, rows, inner).is_some() {
-        let y = adapted(x, layer, None)?;
-        return Ok(Stored::new(rounded(&y)?, crate::Compute::Bf16));
-    } else {
-        let mut beta = 0.0;
-        if let Some(Update { down, b, scaling }) = layer.update {
-            let (Some(down_there), Some(b_there)) = (down.on_device(), b.on_device()) else {
-                return Err(two_places(OPERATION));
-            };
-            let (down_there, b_there) = (down_there.bf16()?, b_there.bf16()?);
-            let product = Product {
-                inner: b.cols(),
-                alpha: scaling,
-                a: factor(down_there.buffer(), b.cols(), false),
-                b: factor(b_there.buffer(), b.cols(), true),
-                ..whole(&y)
-            };
-            // SAFETY: `down` is `[rows, rank]`, `b` `[out, rank]`, `y` `[rows, out]`.
-            unsafe { device.multiply(&product)? };
-            beta = 1.0;
+    if let Some((codes, row_scale)) = read_as_codes(matrix, rows, inner) {
+        if layer.update.is_none() && layer.bias.is_none() {
+            let x_shape = [rows, inner];
+            match rows <= MAX_ROWS {
+                true => int8_matmul(x, x_shape, codes, row_scale, Output::Bf16(&mut y))?,
+                false => {
+                    let to = int8_gemm::Output::Bf16(&mut y);
+                    int8_gemm::forward(x, x_shape, codes, row_scale, to)?;
+                }
+            }
+            return Ok(stored(rows, out, y));
         }
-        let weight = matrix.widened()?;
+        // So few rows that another pass over them costs nothing.
+        return Ok(Stored::new(
+            rounded(&adapted(x, layer, None)?)?,
+            Compute::Bf16,
+        ));
+    }
+    let mut beta = 0.0;
+    if let Some(Update { down, b, scaling }) = layer.update {
+        let (Some(down_there), Some(b_there)) = (down.on_device(), b.on_device()) else {
+            return Err(two_places(OPERATION));
+        };
+        let (down_there, b_there) = (down_there.bf16()?, b_there.bf16()?);
         let product = Product {
-            b: factor(weight.buffer(), inner, true),
-            beta,
+            inner: b.cols(),
+            alpha: scaling,
+            a: factor(down_there.buffer(), b.cols(), false),
+            b: factor(b_there.buffer(), b.cols(), true),
             ..whole(&y)
         };
-        // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` `[rows, out]`.
+        // SAFETY: `down` is `[rows, rank]`, `b` `[out, rank]`, `y` `[rows, out]`.
         unsafe { device.multiply(&product)? };
+        beta = 1.0;
     }
+    let weight = matrix.widened()?;
+    let product = Product {
+        b: factor(weight.buffer(), inner, true),
+        beta,
+        ..whole(&y)
+    };
+    // SAFETY: `x` is `[rows, inner]`, the weight `[out, inner]`, `y` `[rows, out]`.
+    unsafe { device.multiply(&product)? };
     if let Some(bias) = layer.bias {
         convert::add_bias(ViewMut::new(&mut y, [rows, out]), &*bias.on(device)?)?;
     }
-    Ok(Stored::new(
-        Tensor::from_device(rows, out, y),
-        crate::Compute::Bf16,
-    ))
+    Ok(stored(rows, out, y))
+}
+
+fn stored(rows: usize, cols: usize, values: DeviceBuffer<bf16>) -> Stored {
+    Stored::new(Tensor::from_device(rows, cols, values), Compute::Bf16)
 }
 
 /// The same values in bf16, on the device where they are.
@@ -328,6 +370,42 @@ pub(crate) fn rounded(tensor: &Tensor) -> Result<Tensor, KernelError> {
     let values = tensor.on_device().ok_or_else(|| two_places("round"))?;
     let values = values.bf16()?.into_shared();
     Ok(Tensor::from_device(rows, cols, values))
+}
+
+/// Operations a second of the device's largest products, in bf16: what a step's speed is a share of.
+///
+/// # Errors
+/// [`KernelError::Device`] if its memory is not enough, or a call fails.
+pub fn peak_op_per_s(device: &Device) -> Result<f64, KernelError> {
+    const ROUNDS: u32 = 5;
+    let size = device.driver().telling_size();
+    let [a, b] = [1, 2].map(|_| DeviceBuffer::<bf16>::zeros(device, size * size));
+    let (a, b) = (a?, b?);
+    let to = DeviceBuffer::<bf16>::stale(device, size * size)?;
+    let product = Product {
+        rows: size,
+        cols: size,
+        inner: size,
+        alpha: 1.0,
+        a: factor(&a, size, false),
+        b: factor(&b, size, true),
+        beta: 0.0,
+        c: to.at(0),
+        d: to.at(0),
+        stride: size,
+        d_type: ProductType::Bf16,
+    };
+    // SAFETY: all three are `[size, size]`.
+    let multiply = || unsafe { device.multiply(&product) };
+    multiply()?;
+    device.synchronize()?;
+    let start = std::time::Instant::now();
+    for _ in 0..ROUNDS {
+        multiply()?;
+    }
+    device.synchronize()?;
+    let seconds = start.elapsed().as_secs_f64() / f64::from(ROUNDS);
+    Ok(2.0 * (size as f64).powi(3) / seconds)
 }
 
 /// Rows of a table by their numbers, f32.
@@ -354,7 +432,7 @@ pub(crate) fn cross_entropy(
 ) -> Result<(f64, Tensor), KernelError> {
     let [vocab, width] = head.shape();
     let device = hidden.device();
-    let mut d_hidden = DeviceBuffer::<f32>::stale(device, hidden.len())?;
+    let d_hidden = DeviceBuffer::<f32>::stale(device, hidden.len())?;
     let weight = weights("cross_entropy", head)?.widened()?;
     let sum = chunks(
         hidden,

@@ -6,6 +6,13 @@
 //! `emulator`), by which the whole path is tested on machines without. Everything that is launched goes to one stream, in order:
 //! memory that is given up may be used again at once, and only reading results waits.
 
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the optimizer runs on the host so far; tests launch these"
+    )
+)]
 pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod buffer;
@@ -13,7 +20,21 @@ pub(crate) mod cache;
 pub(crate) mod convert;
 pub(crate) mod cross_entropy;
 pub(crate) mod dequantize_rows;
+#[cfg_attr(
+    not(any(test, feature = "cuda", feature = "emulator")),
+    expect(
+        dead_code,
+        reason = "a build without a kind of device launches nothing"
+    )
+)]
 pub mod device;
+#[cfg_attr(
+    not(any(test, feature = "cuda", feature = "emulator")),
+    expect(
+        dead_code,
+        reason = "a build without a kind of device launches nothing"
+    )
+)]
 pub(crate) mod driver;
 pub(crate) mod dropout;
 mod elementwise;
@@ -21,14 +42,42 @@ mod elementwise;
 mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the optimizer runs on the host so far; tests launch these"
+    )
+)]
 pub(crate) mod grad_norm;
 pub(crate) mod ids;
 pub(crate) mod int8_gemm;
 pub(crate) mod int8_matmul;
 pub(crate) mod lazy;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "updates are products of their own so far; tests launch it"
+    )
+)]
 pub(crate) mod lora;
 pub(crate) mod matrix;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the optimizer runs on the host so far; tests launch these"
+    )
+)]
 pub(crate) mod pieces;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "weights are quantised on the host so far; tests launch it"
+    )
+)]
 pub(crate) mod quantize_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
@@ -42,4 +91,5 @@ pub(crate) mod view;
 
 pub use buffer::DeviceBuffer;
 pub use device::{Device, DeviceError, DeviceMemory};
+pub use matrix::peak_op_per_s;
 pub use row::{Row, Vector};

@@ -46,6 +46,7 @@ impl Table {
     ///
     /// # Errors
     /// [`KernelError`] if a position is not in the table, or memory is not enough.
+    #[cfg(test)]
     pub(crate) fn positions(&self, positions: &[u32]) -> Result<Ids, KernelError> {
         Ids::new(self.cos.device(), "rope", positions, self.positions)
     }

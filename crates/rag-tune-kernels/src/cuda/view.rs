@@ -142,6 +142,13 @@ impl<'a, T: Pod> ViewMut<'a, T> {
     }
 
     /// As [`View::strided`].
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "gate and up are matrices of their own so far; tests use strides"
+        )
+    )]
     pub(crate) fn strided(
         buffer: &'a mut DeviceBuffer<T>,
         first: usize,
@@ -158,6 +165,13 @@ impl<'a, T: Pod> ViewMut<'a, T> {
     ///
     /// # Panics
     /// If there are not so many.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "gate and up are matrices of their own so far; tests use strides"
+        )
+    )]
     pub(crate) fn split_columns(self, at: usize) -> (Self, Self) {
         let [rows, cols] = self.view.shape;
         assert!(at <= cols, "column {at} of {cols}");
