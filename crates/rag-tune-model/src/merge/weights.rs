@@ -146,7 +146,7 @@ fn merged_rows(
     let [_, in_features] = weight.shape();
     let mut values = vec![0.0; rows.len() * in_features];
     let each = values.par_chunks_mut(in_features.max(1)).zip(rows);
-    each.try_for_each(|(row, out)| {
+    each.try_for_each(|(row, out)| -> Result<(), KernelError> {
         weight.read_row(out, row)?;
         let Some((lora, scaling)) = update else {
             return Ok(());
