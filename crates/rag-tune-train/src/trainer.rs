@@ -226,7 +226,7 @@ impl<'a> Training<'a> {
             let after = broadcast_json(ranks, after)?;
             self.state.validation = after.validation;
             self.is_exhausted = after.is_exhausted;
-            save |= step % self.request.train.checkpoint_every == 0 || step == self.total;
+            save |= step.is_multiple_of(self.request.train.checkpoint_every) || step == self.total;
             if save || after.is_stopped {
                 self.save()?;
             }
