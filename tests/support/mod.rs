@@ -18,6 +18,13 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
         .env_remove("RAG_TUNE_MIRROR")
         .env_remove("RAG_TUNE_DATABASES")
         .env_remove("RAG_TUNE_CPU")
+        // Of a launcher that has started the tests.
+        .env_remove("RANK")
+        .env_remove("WORLD_SIZE")
+        .env_remove("OMPI_COMM_WORLD_RANK")
+        .env_remove("OMPI_COMM_WORLD_SIZE")
+        .env_remove("SLURM_PROCID")
+        .env_remove("SLURM_STEP_NUM_TASKS")
         .env("HF_HUB_OFFLINE", "1")
         .env("HF_HOME", folder.join(".hub"))
         .env("XDG_CACHE_HOME", folder.join(".cache"));

@@ -25,6 +25,7 @@ mod model_folder;
 mod output;
 mod probe;
 mod public_name;
+mod ranks;
 mod reproduce;
 mod run_folder;
 mod run_lock;

@@ -29,6 +29,7 @@ pub enum Colour {
 #[derive(Debug)]
 pub struct Output {
     coloured: bool,
+    is_hushed: bool,
 }
 
 impl Output {
@@ -37,6 +38,7 @@ impl Output {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             coloured: io::stdout().is_terminal() && !no_color,
+            is_hushed: false,
         }
     }
 
@@ -57,7 +59,14 @@ impl Output {
 
     /// Tells the user something that is not data.
     pub fn note(&self, text: &str) {
-        talk(text);
+        if !self.is_hushed {
+            talk(text);
+        }
+    }
+
+    /// From now on no notes and no bars: another process of the run tells the same.
+    pub fn hush(&mut self) {
+        self.is_hushed = true;
     }
 
     /// `text` in `colour` where stdout shows colours, else as it is.
@@ -75,7 +84,10 @@ impl Output {
 
     /// A progress bar; invisible where stderr is no terminal.
     pub fn progress(&self) -> Progress {
-        Progress::default()
+        Progress {
+            is_hushed: self.is_hushed,
+            ..Progress::default()
+        }
     }
 }
 
@@ -85,6 +97,7 @@ impl Output {
 pub struct Progress {
     /// The innermost work last.
     bars: Mutex<Vec<ProgressBar>>,
+    is_hushed: bool,
 }
 
 impl Progress {
@@ -99,6 +112,9 @@ impl Progress {
         let bar = ProgressBar::new(total)
             .with_style(style)
             .with_message(what.to_owned());
+        if self.is_hushed {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
         let mut bars = self.bars();
         if let Some(outer) = bars.last() {
             outer.set_draw_target(ProgressDrawTarget::hidden());
@@ -132,7 +148,7 @@ impl Progress {
         if let Some(ended) = bars.pop() {
             ended.finish_and_clear();
         }
-        if let Some(outer) = bars.last() {
+        if let Some(outer) = bars.last().filter(|_| !self.is_hushed) {
             outer.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
@@ -207,11 +223,12 @@ mod tests {
 
     #[test]
     fn colour_is_left_out_where_nobody_sees_it() {
-        assert_eq!(Output { coloured: false }.paint(Colour::Green, "x"), "x");
-        assert_eq!(
-            Output { coloured: true }.paint(Colour::Green, "x"),
-            "\u{1b}[32mx\u{1b}[0m"
-        );
+        let of = |coloured| Output {
+            coloured,
+            is_hushed: false,
+        };
+        assert_eq!(of(false).paint(Colour::Green, "x"), "x");
+        assert_eq!(of(true).paint(Colour::Green, "x"), "\u{1b}[32mx\u{1b}[0m");
     }
 
     #[test]

@@ -65,10 +65,13 @@ impl StopSignals {
         &self.stop
     }
 
-    /// The first signal's name and the exit code that shells and job schedulers know for it.
+    /// The first signal's name and the exit code that shells and job schedulers know for it. Where none
+    /// has come here, another rank has had one, which as a rule is the scheduler's SIGTERM.
     pub fn received(&self) -> (&'static str, u8) {
-        let signal = self.signal.load(Ordering::Relaxed);
-        let name = signal_name(signal).unwrap_or("a signal");
+        let (signal, name) = match self.signal.load(Ordering::Relaxed) {
+            0 => (SIGTERM, "a signal to another rank"),
+            signal => (signal, signal_name(signal).unwrap_or("a signal")),
+        };
         (name, u8::try_from(128 + signal).unwrap_or(u8::MAX))
     }
 }

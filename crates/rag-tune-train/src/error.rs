@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rag_tune_model::error::ModelError;
 
+use crate::ranks::RankError;
 use crate::skipped::SkippedStep;
 
 /// Why training did not start or did not finish.
@@ -95,6 +96,19 @@ pub enum TrainError {
     /// The model refused a batch, or the adapter's files.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The ranks of the run did not find each other, or do not belong together, or one has failed.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
+    /// On rank 0: as [`TrainError::Ranks`], after a step whose checkpoint is there.
+    #[error("training has stopped after step {step}, whose checkpoint is in `{path}`")]
+    RankLost {
+        /// The last step.
+        step: usize,
+        /// The checkpoint's folder.
+        path: PathBuf,
+        /// What has happened.
+        source: RankError,
+    },
     /// An optimizer update was called wrongly.
     #[error(transparent)]
     Kernel(#[from] rag_tune_kernels::KernelError),
@@ -152,6 +166,7 @@ impl TrainError {
             }
             Self::NothingToResume { .. } => "start the run without `--resume`",
             Self::Model(error) => return error.hint(),
+            Self::Ranks(error) | Self::RankLost { source: error, .. } => error.hint(),
             Self::Io { .. } | Self::Validation { .. } | Self::NoEndOfSequence | Self::Kernel(_) => {
                 return None;
             }

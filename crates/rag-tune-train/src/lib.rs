@@ -5,7 +5,8 @@
 //! [`optimizer`] updates the adapter; `checkpoint` writes and reads what a resumed run needs;
 //! [`validation`] judges the adapter on other rows and [`early_stopping`] draws the conclusion;
 //! [`trainer`] is the loop, which tells what happens as [`event`]s and writes [`metrics`],
-//! [`skipped`] steps apart from them; [`tensorboard`] writes the events for that program.
+//! [`skipped`] steps apart from them; [`tensorboard`] writes the events for that program;
+//! [`ranks`] is how several processes do it together.
 
 pub mod batch;
 mod checkpoint;
@@ -16,6 +17,7 @@ pub mod event;
 pub mod memory;
 pub mod metrics;
 pub mod optimizer;
+pub mod ranks;
 mod run_state;
 pub mod schedule;
 pub mod skipped;

@@ -24,7 +24,7 @@ pub struct MemoryPlan {
     pub loss_bytes: usize,
     /// The adapter's factors.
     pub adapter_bytes: usize,
-    /// Their gradient.
+    /// Their gradient: the sum over a step, and that of one micro-batch.
     pub gradient_bytes: usize,
     /// The optimizer's state.
     pub optimizer_bytes: usize,
@@ -55,7 +55,7 @@ impl MemoryPlan {
             block_bytes: footprint.block_bytes(keep, largest),
             loss_bytes: footprint.loss_bytes(largest),
             adapter_bytes: factors,
-            gradient_bytes: factors,
+            gradient_bytes: 2 * factors,
             optimizer_bytes: state,
             // The adapter's file, the first of the optimizer's two, and the second in two copies.
             checkpoint_bytes: factors + state / 2 * 3,

@@ -1,4 +1,8 @@
-//! One optimizer step: passes over its micro-batches, clipping, the update.
+//! One optimizer step: passes over its micro-batches, on whichever ranks, clipping, the update.
+//!
+//! The gradient of every micro-batch is computed by itself and added to the sum in the order of the
+//! micro-batches: by rank 0, which then gives the sum to all. So the same additions are made whether
+//! one process has computed all of them or each another one, and the bytes are the same.
 
 use std::time::Instant;
 
@@ -7,11 +11,15 @@ use rag_tune_kernels::peak::peak_op_per_s;
 use rag_tune_model::flop::training_flop;
 use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
+use serde::{Deserialize, Serialize};
 
+use crate::batch::MicroBatch;
+use crate::batch::ranks::owner;
 use crate::error::TrainError;
 use crate::memory::{MemoryPlan, available_bytes, peak_rss_bytes, room};
 use crate::metrics::StepRecord;
 use crate::optimizer::{Optimizer, clip_factor};
+use crate::ranks::{Collective, broadcast_json};
 use crate::schedule::LearningRate;
 use crate::skipped::{Quantity, SkippedStep};
 use crate::trainer::TrainRequest;
@@ -25,11 +33,25 @@ pub(crate) enum Outcome {
     Skipped(SkippedStep),
 }
 
+/// What rank 0 tells of the sum over a step's micro-batches.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Sum {
+    /// It is finite. Bits of the summed loss in nats: JSON's decimal digits could round it.
+    Finite { loss_bits: u64 },
+    /// It is not, since this micro-batch.
+    NotFinite { micro_batch: usize, what: Quantity },
+}
+
 /// A run's state from step to step.
 pub(crate) struct Run<'a> {
     request: &'a TrainRequest<'a>,
     pub(crate) adapter: Adapter,
+    /// The sum over a step's micro-batches.
     gradient: AdapterGradient,
+    /// That of one of them.
+    part: AdapterGradient,
+    /// A gradient on its way between ranks.
+    packed: Vec<f32>,
     pub(crate) optimizer: Optimizer,
     learning_rate: LearningRate,
     keep: Keep,
@@ -51,6 +73,8 @@ impl<'a> Run<'a> {
         Ok(Self {
             request,
             gradient: adapter.zero_gradient(),
+            part: adapter.zero_gradient(),
+            packed: Vec::new(),
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(&footprint, train, largest, free).keep,
@@ -59,8 +83,14 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// One optimizer step; `step` counts from 1, and `updates` were made before.
-    pub(crate) fn step(&mut self, step: usize, updates: usize) -> Result<Outcome, TrainError> {
+    /// One optimizer step; `step` counts from 1, and `updates` were made before. Where it fails, it has
+    /// changed nothing.
+    pub(crate) fn step(
+        &mut self,
+        step: usize,
+        updates: usize,
+        ranks: &mut dyn Collective,
+    ) -> Result<Outcome, TrainError> {
         let start = Instant::now();
         let request = self.request;
         let micro_batches = request.set.micro_batches(step)?;
@@ -72,27 +102,21 @@ impl<'a> Run<'a> {
             .iter()
             .map(|micro| micro.batch.targets.len())
             .sum();
-        self.gradient.clear();
         let lr = self.learning_rate.at(step);
-        let (mut loss, mut flop) = (0.0, 0.0);
-        for (index, micro) in micro_batches.iter().enumerate() {
-            let options = PassOptions {
-                keep: self.keep,
-                dropout: self.dropout(step, index),
-                // By supervised tokens of the step: a short micro-batch must not weigh as much as a long one.
-                gradient_scale: 1.0 / supervised_tokens as f32,
-            };
-            let sum = request.model.forward_backward(
-                &self.adapter,
-                &micro.batch,
-                &options,
-                &mut self.gradient,
-            )?;
-            if let Some(what) = self.not_finite(sum) {
+        let options = |micro_batch: usize| PassOptions {
+            keep: self.keep,
+            dropout: self.dropout(step, micro_batch),
+            // By supervised tokens of the step: a short micro-batch must not weigh as much as a long one.
+            gradient_scale: 1.0 / supervised_tokens as f32,
+        };
+        let options: Vec<PassOptions> = (0..micro_batches.len()).map(options).collect();
+        let loss = match self.sum(&micro_batches, &options, ranks)? {
+            Sum::Finite { loss_bits } => f64::from_bits(loss_bits),
+            Sum::NotFinite { micro_batch, what } => {
                 let mut skipped = SkippedStep {
                     step,
                     what,
-                    micro_batch: index,
+                    micro_batch,
                     pass: None,
                     layer: None,
                     operation: None,
@@ -101,26 +125,22 @@ impl<'a> Run<'a> {
                     max_gradients: Vec::new(),
                     lr,
                 };
+                let (micro, options) = (&micro_batches[micro_batch], &options[micro_batch]);
                 let found = request
                     .model
-                    .find_non_finite(&self.adapter, &micro.batch, &options)?;
+                    .find_non_finite(&self.adapter, &micro.batch, options)?;
                 skipped.locate(found, &micro.rows);
                 return Ok(Outcome::Skipped(skipped));
             }
-            loss += sum;
-            flop += training_flop(
-                request.model.config(),
-                self.adapter.parameters(),
-                &micro.batch,
-                self.keep,
-            );
-        }
+        };
         let grad_norm = self.gradient.norm();
         let factor = clip_factor(grad_norm, request.train.max_grad_norm);
         // AdamW corrects its moments' bias by the number of updates that they have had.
         self.optimizer
             .update(updates + 1, lr, factor, &self.gradient, &mut self.adapter)?;
         let seconds = start.elapsed().as_secs_f64();
+        // A machine's share: the others are taken to be like this one.
+        let flop = self.flop(&micro_batches) / ranks.world().size as f64;
         // Measured beside other programs, it may be too low.
         self.peak_op_per_s = self.peak_op_per_s.max(flop / seconds);
         Ok(Outcome::Done(StepRecord {
@@ -138,6 +158,115 @@ impl<'a> Run<'a> {
             peak_share: flop / seconds / self.peak_op_per_s,
             peak_rss_bytes: peak_rss_bytes(),
         }))
+    }
+
+    /// Sums loss and gradient over the micro-batches, each computed by its owner.
+    fn sum(
+        &mut self,
+        micro_batches: &[MicroBatch],
+        options: &[PassOptions],
+        ranks: &mut dyn Collective,
+    ) -> Result<Sum, TrainError> {
+        let world = ranks.world();
+        self.gradient.clear();
+        let (mut loss, mut not_finite) = (0.0, None);
+        for (index, micro) in micro_batches.iter().enumerate() {
+            let owner = owner(index, world.size);
+            let mut part_loss = 0.0;
+            // After one that is not finite only what the others have sent already is taken.
+            if owner == world.rank && not_finite.is_none() {
+                part_loss = self.pass(index, micro, &options[index])?;
+            }
+            if owner > 0 {
+                self.collect(owner, &mut part_loss, ranks)?;
+            }
+            if !world.is_first() || not_finite.is_some() {
+                continue;
+            }
+            if index > 0 {
+                add(&mut self.gradient, &self.part)?;
+            }
+            loss += part_loss;
+            if let Some(what) = self.not_finite(part_loss) {
+                not_finite = Some((index, what));
+            }
+        }
+        let sum = match not_finite {
+            None => Sum::Finite {
+                loss_bits: f64::to_bits(loss),
+            },
+            Some((micro_batch, what)) => Sum::NotFinite { micro_batch, what },
+        };
+        let sum = broadcast_json(ranks, sum)?;
+        if let (Sum::Finite { .. }, true) = (sum, world.size > 1) {
+            // Elsewhere what is packed is overwritten.
+            pack(&self.gradient, &mut self.packed);
+            ranks.broadcast_values(&mut self.packed)?;
+            if !world.is_first() {
+                unpack(&self.packed, &mut self.gradient);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// One pass; returns its summed loss. The first micro-batch is the beginning of the sum, without a detour.
+    fn pass(
+        &mut self,
+        index: usize,
+        micro: &MicroBatch,
+        options: &PassOptions,
+    ) -> Result<f64, TrainError> {
+        let gradient = match index {
+            0 => &mut self.gradient,
+            _ => {
+                self.part.clear();
+                &mut self.part
+            }
+        };
+        let model = self.request.model;
+        Ok(model.forward_backward(&self.adapter, &micro.batch, options, gradient)?)
+    }
+
+    /// Brings loss and gradient of a micro-batch from its owner, which is not rank 0, to rank 0.
+    fn collect(
+        &mut self,
+        owner: usize,
+        loss: &mut f64,
+        ranks: &mut dyn Collective,
+    ) -> Result<(), TrainError> {
+        let world = ranks.world();
+        if world.rank == owner {
+            pack(&self.part, &mut self.packed);
+        } else if world.is_first() {
+            self.packed.resize(self.adapter.parameters(), 0.0);
+        }
+        let mut bytes = loss.to_le_bytes().to_vec();
+        ranks.collect(owner, &mut bytes)?;
+        ranks.collect_values(owner, &mut self.packed)?;
+        if world.is_first() {
+            *loss = bytes.try_into().map_or(f64::NAN, f64::from_le_bytes);
+            unpack(&self.packed, &mut self.part);
+        }
+        Ok(())
+    }
+
+    /// Floating-point operations of a step.
+    fn flop(&self, micro_batches: &[MicroBatch]) -> f64 {
+        let (config, parameters) = (self.request.model.config(), self.adapter.parameters());
+        let of = |micro: &MicroBatch| training_flop(config, parameters, &micro.batch, self.keep);
+        micro_batches.iter().map(of).sum()
+    }
+
+    /// A number that two adapters share only if they are the same to the bit.
+    pub(crate) fn adapter_checksum(&self) -> u64 {
+        let layers = self.adapter.layers.values();
+        let values = layers
+            .flat_map(|factors| factors.tensors())
+            .flat_map(|(_, tensor)| tensor.data());
+        // FNV-1a, on values instead of bytes.
+        values.fold(0xcbf2_9ce4_8422_2325, |hash, value| {
+            (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3)
+        })
     }
 
     /// What is not finite after a micro-batch of this loss. The gradient's sum so far would stay so.
@@ -158,5 +287,34 @@ impl<'a> Run<'a> {
             step,
             micro_batch,
         })
+    }
+}
+
+/// `sum += part`, value by value.
+fn add(sum: &mut AdapterGradient, part: &AdapterGradient) -> Result<(), TrainError> {
+    for (sum, part) in sum.layers.values_mut().zip(part.layers.values()) {
+        for ((_, sum), (_, part)) in sum.tensors_mut().zip(part.tensors()) {
+            sum.add_assign(part)?;
+        }
+    }
+    Ok(())
+}
+
+/// All values of a gradient, in the order of its tensors.
+fn pack(gradient: &AdapterGradient, packed: &mut Vec<f32>) {
+    packed.clear();
+    for tensor in gradient.tensors() {
+        packed.extend_from_slice(tensor.data());
+    }
+}
+
+/// The other way.
+fn unpack(mut packed: &[f32], gradient: &mut AdapterGradient) {
+    for factors in gradient.layers.values_mut() {
+        for (_, tensor) in factors.tensors_mut() {
+            let (values, rest) = packed.split_at(tensor.data().len());
+            tensor.data_mut().copy_from_slice(values);
+            packed = rest;
+        }
     }
 }

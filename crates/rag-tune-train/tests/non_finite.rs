@@ -3,6 +3,7 @@
 //! One token of the tiny model is made to overflow `v_proj` of layer 0, and one row has it: the step that holds this row
 //! cannot be computed, whatever has been learnt, and all the others can.
 
+mod rank_threads;
 mod support;
 
 use std::fs;
@@ -19,6 +20,7 @@ use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{LoraConfig, TrainConfig};
 use rag_tune_train::event::Event;
 use rag_tune_train::metrics::StepRecord;
+use rag_tune_train::ranks::{Alone, Collective};
 use rag_tune_train::skipped::{Quantity, SkippedStep};
 use rag_tune_train::trainer::{Hooks, Start, TrainRequest, TrainSummary, train};
 use safetensors::SafeTensors;
@@ -94,6 +96,17 @@ fn run(
     start: Start,
     stop_after: Option<usize>,
 ) -> Result<(TrainSummary, Vec<SkippedStep>), TrainError> {
+    run_as(&mut Alone, out, config, start, stop_after)
+}
+
+/// As one rank of several.
+fn run_as(
+    ranks: &mut dyn Collective,
+    out: &Path,
+    config: &TrainConfig,
+    start: Start,
+    stop_after: Option<usize>,
+) -> Result<(TrainSummary, Vec<SkippedStep>), TrainError> {
     let model_folder = tempfile::tempdir().unwrap();
     write_model(model_folder.path());
     let model_config = ModelConfig {
@@ -138,7 +151,7 @@ fn run(
         stop: &stop,
         validation: None,
     };
-    let summary = train(&request, &mut hooks)?;
+    let summary = train(&request, &mut hooks, ranks)?;
     Ok((summary, skipped))
 }
 
@@ -269,4 +282,44 @@ fn a_run_stopped_at_a_skipped_step_resumes_exactly() {
     run(hopeless.path(), &config(24), Start::Afresh, Some(2)).unwrap();
     let error = run(hopeless.path(), &config(24), Start::Resume, None).unwrap_err();
     assert!(error.to_string().contains("4 steps in a row"), "{error}");
+}
+
+/// Whoever computes the bad micro-batch: all ranks skip the same steps, and name the same row.
+#[test]
+fn all_ranks_skip_the_same_steps() {
+    let config = TrainConfig {
+        tokens_per_micro_batch: 20,
+        ..config(8)
+    };
+    let alone = tempfile::tempdir().unwrap();
+    let (_, expected) = run(alone.path(), &config, Start::Afresh, None).unwrap();
+    assert!(expected.iter().any(|step| step.micro_batch % 3 > 0));
+    let folder = tempfile::tempdir().unwrap();
+    let told = rank_threads::on_ranks(3, |ranks| {
+        run_as(ranks, folder.path(), &config, Start::Afresh, None).unwrap()
+    });
+    for (summary, skipped) in told {
+        assert_eq!((summary.skipped_steps, &skipped), (4, &expected));
+    }
+    assert_eq!(
+        lines::<SkippedStep>(folder.path(), "non_finite.jsonl"),
+        expected
+    );
+    assert!(adapter_bytes(alone.path()) == adapter_bytes(folder.path()));
+    // All give up together.
+    let hopeless = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        tokens_per_micro_batch: 20,
+        max_non_finite_steps: 0,
+        ..self::config(24)
+    };
+    let errors = rank_threads::on_ranks(2, |ranks| {
+        let result = run_as(ranks, hopeless.path(), &config, Start::Afresh, None);
+        result.unwrap_err().to_string()
+    });
+    assert!(
+        errors[0].contains("not finite in a step:\nstep 1:"),
+        "{errors:?}"
+    );
+    assert_eq!(errors[0], errors[1]);
 }

@@ -16,6 +16,7 @@ use rag_tune_train::config::{
 };
 use rag_tune_train::event::Event;
 use rag_tune_train::metrics::StepRecord;
+use rag_tune_train::ranks::Alone;
 use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary, train};
 use rag_tune_train::validation::{
     Measured, Validate, Validation, ValidationLoss, ValidationRecord,
@@ -168,7 +169,7 @@ impl<'a> Setup<'a> {
                 stop: &AtomicBool::new(false),
                 validation: judge.map(|(config, judge)| Validation { config, judge }),
             };
-            train(&request, &mut hooks)
+            train(&request, &mut hooks, &mut Alone)
         }));
         outcome.ok()
     }

@@ -12,6 +12,7 @@ use rag_tune_model::tokenizer::EncodedRow;
 use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{LoraConfig, LossOn, TrainConfig};
 use rag_tune_train::event::Event;
+use rag_tune_train::ranks::Alone;
 use rag_tune_train::trainer::{Hooks, Start, TrainRequest};
 
 use super::figures::{Column, Figures};
@@ -94,7 +95,7 @@ pub fn train(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
         stop: &AtomicBool::new(false),
         validation: None,
     };
-    rag_tune_train::trainer::train(&request, &mut hooks)?;
+    rag_tune_train::trainer::train(&request, &mut hooks, &mut Alone)?;
     laps.forget(args.timing.warmup);
     let share = median(shares.split_off(args.timing.warmup));
     bench.print("train", &laps, share, out)

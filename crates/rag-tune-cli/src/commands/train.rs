@@ -1,14 +1,18 @@
 //! `rag-tune train`: augment if needed, then train a LoRA adapter.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use rag_tune_augment::atomic_file::remove_leftovers;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
-use rag_tune_train::batch::TrainSet;
+use rag_tune_model::llama::Llama;
+use rag_tune_train::batch::{DataSummary, TrainSet};
 use rag_tune_train::config::TrainConfig;
 use rag_tune_train::event::Event;
+use rag_tune_train::ranks::Collective;
 use rag_tune_train::schedule::LearningRate;
 use rag_tune_train::tensorboard::TensorBoard;
 use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary};
@@ -24,6 +28,7 @@ use crate::files::write_atomically;
 use crate::model_card;
 use crate::output::Output;
 use crate::public_name::public_name;
+use crate::ranks::{self, first_then_others};
 use crate::run_folder::RunFolder;
 use crate::run_lock::RunLock;
 use crate::sample::{in_short, truncations};
@@ -39,10 +44,12 @@ use crate::validation::Prepared;
 /// run folder gets the adapter in PEFT's format, rag_tune.toml (the resolved config),
 /// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, its loss chart, TensorBoard's event
 /// files, and a model card.
+///
+/// Started by torchrun, srun or mpirun, several processes train one adapter, to the same bytes as one.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3\n\n\
-    Exit codes:\n  0    the run is finished\n  1    the input is wrong, or a file cannot be read or written\n  \
+    Exit codes:\n  0    the run is finished\n  1    the input is wrong, a file cannot be read or written, or another process of the run is lost\n  \
     130  SIGINT (Ctrl-C) has stopped it: the step in hand was finished and a checkpoint written\n  \
     143  SIGTERM has, likewise\n\
     After 130 and 143 --resume goes on. A second Ctrl-C ends at once; then the last checkpoint counts."
@@ -62,12 +69,30 @@ pub struct TrainArgs {
     /// Folder of the augmented files, which several runs may share [default: augmented in the run folder]
     #[arg(long, value_name = "DIR")]
     augmented: Option<PathBuf>,
+    /// Of several processes: silence after which one counts as lost; five times that to find each other
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    rank_timeout: NonZeroU32,
     #[command(flatten)]
     hub: HubArgs,
 }
 
 /// Runs the command.
 pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
+    let silence = Duration::from_secs(args.rank_timeout.get().into());
+    let mut ranks = ranks::connect(silence, out)?;
+    let trained = train_with(args, &mut *ranks, out);
+    if let Err(error) = &trained {
+        ranks::give_up(&mut *ranks, error);
+    }
+    trained
+}
+
+/// Trains, together with the other ranks.
+fn train_with(
+    args: &TrainArgs,
+    ranks: &mut dyn Collective,
+    out: &mut Output,
+) -> anyhow::Result<()> {
     let flags = args
         .out
         .iter()
@@ -75,25 +100,23 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let resolved = args.config.load(&flags.collect::<Vec<_>>())?;
     let config = &resolved.run;
     let run = RunFolder::new(&config.output);
-    let start = args.start(&run)?;
-
-    let hub = args.hub.hub();
-    let found = FoundModel::open(&config.model, &hub)?;
-    found.check(&config.lora)?;
-    let _lock = RunLock::take(&run)?;
-    remove_leftovers(run.path()).context("cannot tidy up after a killed run")?;
-    if args.resume && start == Start::Afresh {
-        let path = run.path().display();
-        out.note(&format!(
-            "`{path}` has no checkpoint yet: the run begins at step 1"
-        ));
-    }
-    let augmented = args.augmented.clone().unwrap_or_else(|| run.augmented());
-    let (set, prepared) = training_rows(config, &augmented, &found, &hub, out)?;
-    let model = found.load(&config.model, out)?;
+    let world = ranks.world();
+    // Only rank 0 looks at the run folder, which others may not even see.
+    let start = match world.is_first() {
+        true => args.start(&run)?,
+        false => Start::Afresh,
+    };
+    let loaded = || Loaded::new(args, config, world.is_first().then_some((&run, start)), out);
+    let Loaded {
+        found,
+        set,
+        model,
+        prepared,
+        _lock,
+    } = first_then_others(ranks, loaded)?;
     let synthetic = synthetic::is_synthetic(Path::new(&config.data.source));
-    if start == Start::Afresh {
-        begin(&run, &resolved, &augmented, &found)?;
+    if world.is_first() && start == Start::Afresh {
+        begin(&run, &resolved, &args.augmented(&run), &found)?;
         TrainingRecord::new(set.summary(), synthetic).save(&run)?;
     }
     let base = public_name(&config.model.base);
@@ -112,12 +135,15 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
         None => None,
     };
     let steps = set.total_steps();
-    if let Some(note) = endless_warmup(&config.train, steps) {
-        out.note(&note);
-    }
+    let notes = [
+        endless_warmup(&config.train, steps),
+        idle(&set.summary(), world.size),
+    ];
+    notes.iter().flatten().for_each(|note| out.note(note));
     // Not before: until here there is nothing to save, and a signal ends the program at once.
     let signals = StopSignals::listen()?;
-    let board = config.log.tensorboard.then(|| TensorBoard::new(run.path()));
+    let board = config.log.tensorboard && world.is_first();
+    let board = board.then(|| TensorBoard::new(run.path()));
     let mut progress = TrainingProgress::new(out, steps, board);
     let mut observe = |event: Event<'_>| progress.show(event);
     let mut hooks = Hooks {
@@ -128,53 +154,117 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
             judge: &mut **judge,
         }),
     };
-    let summary = rag_tune_train::trainer::train(&request, &mut hooks);
+    let summary = rag_tune_train::trainer::train(&request, &mut hooks, ranks);
     progress.finish();
     drop(judge);
     let summary = summary.context("cannot train")?;
     if summary.ending == Ending::Stopped {
         let (signal, exit_code) = signals.received();
         let again = if args.resume { "" } else { " with --resume" };
-        let message = format!(
-            "stopped by {signal} after step {} of {steps}, with a checkpoint; the same command{again} goes on",
-            summary.steps
-        );
+        let message = match world.rank {
+            0 => format!(
+                "stopped by {signal} after step {} of {steps}, with a checkpoint; the same command{again} goes on",
+                summary.steps
+            ),
+            rank => format!("rank {rank} has stopped with the others"),
+        };
         return Err(Interrupted::new(message, exit_code).into());
     }
-    draw_losses(&run, synthetic, out);
-    model_card::refresh(&run)?;
-    out.note(&in_words(&summary));
-    out.data(&format!("{}\n", run.path().display()))?;
+    if world.is_first() {
+        draw_losses(&run, synthetic, out);
+        model_card::refresh(&run)?;
+        out.note(&in_words(&summary));
+        out.data(&format!("{}\n", run.path().display()))?;
+    }
     Ok(())
+}
+
+/// What a run is made of, found or made and brought into memory.
+struct Loaded {
+    found: FoundModel,
+    set: TrainSet,
+    model: Llama,
+    /// What rank 0 judges by.
+    prepared: Option<Prepared>,
+    /// Rank 0's.
+    _lock: Option<RunLock>,
+}
+
+impl Loaded {
+    /// `folder` is the run's, on the rank that writes into it, and how it begins there.
+    fn new(
+        args: &TrainArgs,
+        config: &RunConfig,
+        folder: Option<(&RunFolder, Start)>,
+        out: &Output,
+    ) -> anyhow::Result<Self> {
+        let hub = args.hub.hub();
+        let found = FoundModel::open(&config.model, &hub)?;
+        found.check(&config.lora)?;
+        let lock = match folder {
+            Some((run, start)) => Some(args.take(run, start, out)?),
+            None => None,
+        };
+        let augmented = args.augmented(&RunFolder::new(&config.output));
+        let task = config.task.load()?;
+        let splits = config.splits();
+        let augmentation = Augmentation {
+            config,
+            task: &task,
+            splits: &splits,
+            folder: &augmented,
+        };
+        let set = training_rows(&augmentation, &found, &hub, out)?;
+        let prepared = match folder {
+            Some(_) => Prepared::find(config, &task, &augmentation, out)?,
+            None => None,
+        };
+        let model = found.load(&config.model, out)?;
+        Ok(Self {
+            found,
+            set,
+            model,
+            prepared,
+            _lock: lock,
+        })
+    }
 }
 
 /// The training split, augmented first if needed, as token ids.
 fn training_rows(
-    config: &RunConfig,
-    folder: &Path,
+    augmentation: &Augmentation<'_>,
     found: &FoundModel,
     hub: &Hub,
     out: &Output,
-) -> anyhow::Result<(TrainSet, Option<Prepared>)> {
-    let splits = config.splits();
-    let task = config.task.load()?;
-    let augmentation = Augmentation {
-        config,
-        task: &task,
-        splits: &splits,
-        folder,
-    };
-    let (_, set) = encoding::training_rows(&augmentation, &found.tokenizer, hub, out)?;
+) -> anyhow::Result<TrainSet> {
+    let (_, set) = encoding::training_rows(augmentation, &found.tokenizer, hub, out)?;
     let summary = set.summary();
     for note in truncations(&summary) {
         out.note(&note);
     }
     out.note(&in_short(&summary));
-    let prepared = Prepared::find(config, &task, &augmentation, out)?;
-    Ok((set, prepared))
+    Ok(set)
 }
 
 impl TrainArgs {
+    /// The folder of the augmented files.
+    fn augmented(&self, run: &RunFolder) -> PathBuf {
+        self.augmented.clone().unwrap_or_else(|| run.augmented())
+    }
+
+    /// Takes the run's folder for this process, and tidies it up.
+    fn take(&self, run: &RunFolder, start: Start, out: &Output) -> anyhow::Result<RunLock> {
+        let lock = RunLock::take(run)?;
+        remove_leftovers(run.path()).context("cannot tidy up after a killed run")?;
+        if self.resume && start == Start::Afresh {
+            let path = run.path().display();
+            out.note(&format!(
+                "`{path}` has no checkpoint yet: the run begins at step 1"
+            ));
+        }
+        Ok(lock)
+    }
+
     /// Where the run in the folder begins. One that took hours is not replaced by a slip.
     fn start(&self, run: &RunFolder) -> anyhow::Result<Start> {
         let path = run.path().display();
@@ -240,6 +330,18 @@ fn endless_warmup(train: &TrainConfig, steps: usize) -> Option<String> {
              set `train.warmup_steps` or `train.warmup_ratio`",
             LearningRate::new(train, steps).at(steps),
             train.learning_rate,
+        )
+    })
+}
+
+/// What to tell where a step has too few micro-batches for so many ranks.
+fn idle(summary: &DataSummary, ranks: usize) -> Option<String> {
+    let (steps, micro_batches) = (summary.epoch.steps, summary.epoch.micro_batches);
+    (micro_batches < ranks * steps).then(|| {
+        format!(
+            "a step has {:.1} micro-batches on average, fewer than the {ranks} ranks, some of which only wait: a smaller \
+             `train.tokens_per_micro_batch` makes more of them",
+            micro_batches as f64 / steps as f64
         )
     })
 }

@@ -13,6 +13,11 @@ pub fn share(micro_batches: usize, rank: usize, ranks: usize) -> impl Iterator<I
     (rank..micro_batches).step_by(ranks)
 }
 
+/// The rank, of `ranks`, that does the micro-batch at a position; the other side of [`share`].
+pub fn owner(position: usize, ranks: usize) -> usize {
+    position % ranks
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,8 +31,9 @@ mod tests {
         ) {
             let shares: Vec<Vec<usize>> =
                 (0..ranks).map(|rank| share(micro_batches, rank, ranks).collect()).collect();
-            for share in &shares {
+            for (rank, share) in shares.iter().enumerate() {
                 prop_assert!(share.is_sorted());
+                prop_assert!(share.iter().all(|position| owner(*position, ranks) == rank));
             }
             let sizes = shares.iter().map(Vec::len);
             prop_assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);

@@ -76,22 +76,9 @@ impl Identity {
 
     /// What differs in the run that is there now, in words; `None` if it is the same run.
     pub(crate) fn difference(&self, now: &Self) -> Option<String> {
-        let mut parts = Vec::new();
-        if self.base_model != now.base_model {
-            parts.push("the base model has other weights".to_owned());
-        }
-        if self.rows != now.rows {
-            parts.push("the training rows are others (data, prompts or tokenizer)".to_owned());
-        }
-        let keys: BTreeSet<&String> = self.settings.keys().chain(now.settings.keys()).collect();
-        for key in keys {
-            let (then, now) = (self.settings.get(key), now.settings.get(key));
-            if then != now {
-                let shown =
-                    |value: Option<&String>| value.map_or("not set", String::as_str).to_owned();
-                parts.push(format!("`{key}` was {} and is {}", shown(then), shown(now)));
-            }
-        }
+        let mut parts = self.differences(now, |key, then, now| {
+            format!("`{key}` was {then} and is {now}")
+        });
         let length = |part: &String| {
             LENGTH
                 .iter()
@@ -105,6 +92,38 @@ impl Identity {
             );
         }
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// What differs from the run of rank 0, in words; `None` if it is the same run.
+    pub(crate) fn difference_from_first(&self, first: &Self) -> Option<String> {
+        let parts = self.differences(first, |key, here, first| {
+            format!("`{key}` is {here} there and {first} on rank 0")
+        });
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    fn differences(&self, other: &Self, words: impl Fn(&str, &str, &str) -> String) -> Vec<String> {
+        let mut parts = Vec::new();
+        if self.base_model != other.base_model {
+            parts.push("the base model has other weights".to_owned());
+        }
+        if self.rows != other.rows {
+            parts.push("the training rows are others (data, prompts or tokenizer)".to_owned());
+        }
+        let keys: BTreeSet<&String> = self.settings.keys().chain(other.settings.keys()).collect();
+        let value_in = |of: &Self, key| {
+            of.settings
+                .get(key)
+                .map_or("not set", String::as_str)
+                .to_owned()
+        };
+        for key in keys {
+            let (one, other) = (value_in(self, key), value_in(other, key));
+            if one != other {
+                parts.push(words(key, &one, &other));
+            }
+        }
+        parts
     }
 }
 

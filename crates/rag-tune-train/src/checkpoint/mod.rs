@@ -13,6 +13,7 @@
 mod identity;
 mod manifest;
 mod retention;
+mod share;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::identity::Identity;
 use self::manifest::{MANIFEST, Manifest};
+pub(crate) use self::share::{give, receive};
 use crate::error::TrainError;
 use crate::event::Event;
 use crate::optimizer::Optimizer;
@@ -145,7 +147,8 @@ impl Checkpoints {
         sync_folder(&self.folder).map_err(TrainError::write(&self.folder))
     }
 
-    fn path(&self, step: usize) -> PathBuf {
+    /// The folder of the checkpoint of `step`.
+    pub(crate) fn path(&self, step: usize) -> PathBuf {
         self.folder.join(folder_name(step))
     }
 
@@ -216,14 +219,14 @@ impl Checkpoints {
             })
     }
 
-    /// Restores the newest whole checkpoint; returns where the run stood. Each that is passed over
+    /// Restores the newest whole checkpoint; returns where the run stood, and its folder. Each that is passed over
     /// is told with its reason, and stays until a new one has been written.
     pub(crate) fn restore(
         &self,
         adapter: &mut Adapter,
         optimizer: &mut Optimizer,
         observe: &mut dyn FnMut(Event<'_>),
-    ) -> Result<RunState, TrainError> {
+    ) -> Result<(RunState, PathBuf), TrainError> {
         let mut refused = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             let path = self.path(step);
@@ -235,7 +238,7 @@ impl Checkpoints {
                 Ok((state.run, difference))
             });
             match usable {
-                Ok((run, None)) => return Ok(run),
+                Ok((run, None)) => return Ok((run, path)),
                 Ok((_, Some(difference))) => return Err(TrainError::OtherRun { path, difference }),
                 Err(reason) => {
                     observe(Event::CheckpointRefused {

@@ -18,6 +18,7 @@ use rag_tune_train::batch::TrainSet;
 use rag_tune_train::config::{LoraConfig, TrainConfig};
 use rag_tune_train::event::Event;
 use rag_tune_train::metrics::StepRecord;
+use rag_tune_train::ranks::{Alone, Collective};
 use rag_tune_train::trainer::{Hooks, Start, TrainRequest, TrainSummary, train};
 
 /// The tiny model of the golden fixtures: `tiny_tied` or `tiny_untied`.
@@ -99,20 +100,35 @@ impl TinyRun {
 
     /// Runs to the end.
     pub fn run(&self, out: &Path, start: Start) -> Told {
-        self.tell(out, start, End::None)
+        self.tell(out, start, End::None, &mut Alone)
+    }
+
+    /// As one rank of several.
+    pub fn run_as(&self, ranks: &mut dyn Collective, out: &Path, start: Start) -> Told {
+        self.tell(out, start, End::None, ranks)
     }
 
     /// As a kill does: in the middle of a run, with nothing tidied up.
     pub fn killed_after(&self, step: usize, out: &Path, start: Start) -> Told {
-        self.tell(out, start, End::Kill(step))
+        self.tell(out, start, End::Kill(step), &mut Alone)
+    }
+
+    /// As [`TinyRun::killed_after`], one rank of several.
+    pub fn killed_as(&self, ranks: &mut dyn Collective, step: usize, out: &Path) -> Told {
+        self.tell(out, Start::Afresh, End::Kill(step), ranks)
     }
 
     /// As a signal does, at once: one step is done.
     pub fn stopped(&self, out: &Path, start: Start) -> Told {
-        self.tell(out, start, End::Stop)
+        self.tell(out, start, End::Stop, &mut Alone)
     }
 
-    fn tell(&self, out: &Path, start: Start, end: End) -> Told {
+    /// As [`TinyRun::stopped`], one rank of several.
+    pub fn stopped_as(&self, ranks: &mut dyn Collective, out: &Path) -> Told {
+        self.tell(out, Start::Afresh, End::Stop, ranks)
+    }
+
+    fn tell(&self, out: &Path, start: Start, end: End, ranks: &mut dyn Collective) -> Told {
         let set = TrainSet::new(std::slice::from_ref(&self.rows), 2, &self.train, self.seed);
         let request = TrainRequest {
             model: &self.model,
@@ -145,7 +161,7 @@ impl TinyRun {
                 stop: &AtomicBool::new(matches!(end, End::Stop)),
                 validation: None,
             };
-            train(&request, &mut hooks)
+            train(&request, &mut hooks, ranks)
         }));
         Told {
             records,
