@@ -40,7 +40,8 @@ pub struct StepRecord {
     #[serde(default)]
     pub micro_batches: usize,
     /// The step's [`training_flop`](rag_tune_model::flop::training_flop) a second, as a share of what the machine's
-    /// multiply-and-add instructions reach ([`peak_op_per_s`](rag_tune_kernels::peak::peak_op_per_s)).
+    /// multiply-and-add instructions reach ([`peak_op_per_s`](rag_tune_kernels::peak::peak_op_per_s)); on a GPU, over those of its
+    /// largest products.
     #[serde(default)]
     pub peak_share: f64,
     /// The most memory that the program has held so far, where the system tells.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rag_tune_kernels::Tensor;
 use rag_tune_kernels::peak::peak_op_per_s;
+use rag_tune_kernels::{KernelError, cuda};
 use rag_tune_model::flop::training_flop;
 use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
@@ -68,7 +69,11 @@ impl<'a> Run<'a> {
         let adapter = model.fresh_adapter(lora.settings(), request.seed)?;
         let largest = Work::count(request.set)?.largest;
         // The weights are there already.
-        let free = available_bytes().map_or(usize::MAX, |free| room(free) + model.weight_bytes());
+        let available = match model.device() {
+            None => available_bytes(),
+            Some(device) => Some(device.memory().map_err(KernelError::from)?.free_bytes),
+        };
+        let free = available.map_or(usize::MAX, |free| room(free) + model.weight_bytes());
         let footprint = model.footprint(lora.settings(), lora.dropout);
         Ok(Self {
             request,
@@ -78,7 +83,10 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(&footprint, train, largest, free).keep,
-            peak_op_per_s: peak_op_per_s(model.compute()),
+            peak_op_per_s: match model.device() {
+                None => peak_op_per_s(model.compute()),
+                Some(device) => cuda::peak_op_per_s(device)?,
+            },
             adapter,
         })
     }
