@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rag_tune_kernels::attention::{Cache, Heads};
-use rag_tune_kernels::cuda::{Device, Vector};
+use rag_tune_kernels::cuda::{self, Device, Vector};
 use rag_tune_kernels::rope::RopeTable;
 use rag_tune_kernels::sequences::Positions;
 use rag_tune_kernels::{Compute, Matrix, Sequences, Tensor, cross_entropy, rms_norm};
@@ -220,6 +220,17 @@ impl Llama {
     /// Where the weights are; `None` is host memory.
     pub fn device(&self) -> Option<&Device> {
         self.device.as_ref()
+    }
+
+    /// Operations a second that products reach at most where this model runs, in its compute.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a device fails.
+    pub fn peak_op_per_s(&self) -> Result<f64, ModelError> {
+        Ok(match &self.device {
+            None => rag_tune_kernels::peak::peak_op_per_s(self.compute),
+            Some(device) => cuda::peak_op_per_s(device)?,
+        })
     }
 
     /// The weights by name, as [`Loader`] asks for them.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::block::Kept;
 use crate::error::ModelError;
 use crate::llama::{Llama, PassOptions, TrainBatch};
-use crate::lora::{Adapter, Projection};
+use crate::lora::{Adapter, AdapterGradient, LoraFactors, Projection};
 
 /// An operation of the forward pass, or the layer whose factors a gradient is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ impl Llama {
                 found.look(output, (Some(block.layer), Some(operation)));
             };
             x = block.forward_told(x, &batch.sequences, context, &mut tell)?;
-            found.max_activations.push(max_finite(&x));
+            found.max_activations.push(max_finite(&*x.to_host()?));
         }
         self.look_at_losses(&x, batch, &mut found)?;
         if found.place.is_some() {
@@ -129,22 +129,22 @@ impl Llama {
         }
 
         let mut gradient = adapter.zero_gradient();
+        if let Some(device) = self.device() {
+            gradient = gradient.zeros_on(device)?;
+        }
         let (_, mut d_x) = self.loss(&x, batch, options.gradient_scale)?;
-        found.look(&d_x, (None, Some(Operation::LmHead)));
+        found.look(&*d_x.to_host()?, (None, Some(Operation::LmHead)));
         for (block, input) in self.blocks.iter().zip(inputs).rev() {
             let kept = Kept::BlockInput(input);
             d_x = block.backward(d_x, kept, &batch.sequences, context, &mut gradient)?;
-            let factors = Projection::ALL.into_iter().rev().find(|projection| {
-                let factors = gradient.layers.get(&(block.layer, *projection));
-                factors
-                    .is_some_and(|factors| !factors.tensors().all(|(_, tensor)| tensor.is_finite()))
-            });
+            let factors = last_non_finite(&gradient, block.layer)?;
             let place = (Some(block.layer), factors.map(Operation::from));
-            found.look(&d_x, place);
+            let looked_at = d_x.to_host()?;
+            found.look(&looked_at, place);
             if factors.is_some() {
                 found.place.get_or_insert(place);
             }
-            found.max_gradients.push(max_finite(&d_x));
+            found.max_gradients.push(max_finite(&looked_at));
         }
         if found.place.is_none() {
             return Ok(None);
@@ -260,6 +260,22 @@ impl<'a> Finding<'a> {
             max_gradients: self.max_gradients,
         }
     }
+}
+
+/// The last layer of a block whose factors have a gradient that is not finite: the backward pass comes to it first.
+fn last_non_finite(
+    gradient: &AdapterGradient,
+    layer: usize,
+) -> Result<Option<Projection>, ModelError> {
+    for projection in Projection::ALL.into_iter().rev() {
+        let factors = gradient.layers.get(&(layer, projection));
+        for (_, tensor) in factors.into_iter().flat_map(LoraFactors::tensors) {
+            if !tensor.to_host()?.is_finite() {
+                return Ok(Some(projection));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn max_finite(tensor: &Tensor) -> f32 {

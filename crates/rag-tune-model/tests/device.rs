@@ -17,8 +17,10 @@ use rag_tune_model::peft;
 const MODELS: [&str; 3] = ["tiny_tied", "tiny_untied", "tiny_llama3"];
 
 fn folder(model: &str) -> PathBuf {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden");
-    fixtures.join(model)
+    // The tests may run on a machine with a GPU and another path to the sources (scripts/gpu-check.sh).
+    let sources = std::env::var_os("RAG_TUNE_SOURCES").map(PathBuf::from);
+    let sources = sources.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    sources.join("tests/fixtures/golden").join(model)
 }
 
 fn load(model: &str, quantization: Quantization, compute: Compute) -> Llama {
@@ -176,6 +178,33 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
     }
 }
 
+/// A pass that is not finite is traced there too.
+#[test]
+fn what_is_not_finite_is_found_on_a_device() {
+    let device = devices().remove(0);
+    let here = load("tiny_untied", Quantization::Int8, Compute::Bf16);
+    let mut adapter = peft::load(&folder("tiny_untied").join("adapter"), here.config()).unwrap();
+    let there = load("tiny_untied", Quantization::Int8, Compute::Bf16);
+    let there = there.into_device(&device).unwrap();
+    let options = PassOptions {
+        keep: Keep::All,
+        dropout: None,
+        gradient_scale: 1.0,
+    };
+    let batch = batch(LENGTHS[0]);
+    let found = there.find_non_finite(&adapter, &batch, &options).unwrap();
+    assert!(found.is_none(), "{found:?}");
+    let factors = adapter.layers.values_mut().next().unwrap();
+    factors.b.data_mut().fill(3e38);
+    factors.a.data_mut().fill(1e4);
+    let [expected, found] = [here, there].map(|llama| {
+        let found = llama.find_non_finite(&adapter, &batch, &options).unwrap();
+        let found = found.expect("it is not finite");
+        (found.pass, found.layer, found.operation, found.sequences)
+    });
+    assert_eq!(found, expected);
+}
+
 /// The order of threads and blocks changes no bit.
 #[test]
 fn emulated_devices_agree() {
@@ -193,7 +222,7 @@ fn emulated_devices_agree() {
 fn sixteen_bit_weights_are_on_devices_too() {
     let exact = load("tiny_tied", Quantization::None, Compute::F32);
     let plain = load("tiny_tied", Quantization::None, Compute::Bf16);
-    let device = Device::emulated(0).unwrap();
+    let device = devices().remove(0);
     let there = load("tiny_tied", Quantization::None, Compute::Bf16)
         .into_device(&device)
         .unwrap();
@@ -210,7 +239,7 @@ fn sixteen_bit_weights_are_on_devices_too() {
 
 #[test]
 fn what_devices_do_not_have_yet_is_refused_by_name() {
-    let device = Device::emulated(0).unwrap();
+    let device = devices().remove(0);
     let nf4 = load("tiny_tied", Quantization::Nf4, Compute::Bf16).into_device(&device);
     let message = nf4.err().expect("NF4 is refused").to_string();
     assert!(message.contains("NF4"), "{message}");

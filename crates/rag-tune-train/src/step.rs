@@ -6,9 +6,8 @@
 
 use std::time::Instant;
 
+use rag_tune_kernels::KernelError;
 use rag_tune_kernels::Tensor;
-use rag_tune_kernels::peak::peak_op_per_s;
-use rag_tune_kernels::{KernelError, cuda};
 use rag_tune_model::flop::training_flop;
 use rag_tune_model::llama::{Keep, PassOptions};
 use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
@@ -83,10 +82,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(train, lora, &adapter),
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(&footprint, train, largest, free).keep,
-            peak_op_per_s: match model.device() {
-                None => peak_op_per_s(model.compute()),
-                Some(device) => cuda::peak_op_per_s(device)?,
-            },
+            peak_op_per_s: model.peak_op_per_s()?,
             adapter,
         })
     }

@@ -73,7 +73,7 @@ pub fn embed(args: &EmbeddingArgs, out: &mut Output) -> anyhow::Result<()> {
         .measured("tokens_per_s", None)
         .with_laps(&laps)
         .measured("share_of_peak", None)
-        .with_memory();
+        .with_memory(None);
     figures.print(args.timing.json, &COLUMNS, out)
 }
 

@@ -1,5 +1,6 @@
 //! What a timing has found: one line of JSON, or a short table.
 
+use rag_tune_kernels::cuda::Device;
 use rag_tune_train::memory::peak_rss_bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -68,12 +69,14 @@ impl Figures {
         self.say(name, seconds)
     }
 
-    /// Adds the most memory that the program has held so far.
-    pub fn with_memory(self) -> Self {
+    /// Adds the most memory that the program has held so far, and a device's if it has used one.
+    pub fn with_memory(self, device: Option<&Device>) -> Self {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        // What was ever in use stays with the process: what is not free now is the most that was held, by other programs too.
+        let memory = device.and_then(|device| device.memory().ok());
+        let held = memory.map(|memory| (memory.total_bytes - memory.free_bytes) as u64);
         self.measured("peak_rss_mib", peak_rss_bytes().map(mib))
-            // There is no kernel for a GPU yet.
-            .measured("peak_gpu_mib", None)
+            .measured("peak_gpu_mib", held.map(mib))
     }
 
     /// Prints one line of JSON, or the named columns.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rag_tune_kernels::Sequences;
-use rag_tune_kernels::peak::{memory_read_bytes_per_s, peak_op_per_s};
+use rag_tune_kernels::peak::memory_read_bytes_per_s;
 use rag_tune_model::flop::forward_flop;
 use rag_tune_model::generate::{GenerationTimes, time_generation};
 
@@ -80,19 +80,18 @@ pub fn generate(args: &GenerationArgs, out: &mut Output) -> anyhow::Result<()> {
             (new > 1).then(|| (batch * (new - 1)) as f64 / decode_s),
         )
         // Measuring the ceilings takes memory of its own.
-        .with_memory();
+        .with_memory(model.device());
     let sequences = Sequences::from_lengths(&vec![seq; batch])?;
     let flop = forward_flop(model.config(), 0, &sequences, batch);
     let passes = times[0].decode_passes * model.bytes_per_pass();
     let bytes = (passes + times[0].cache_bytes) as f64;
+    // Of a GPU's memory no speed is measured.
+    let is_known = new > 1 && model.device().is_none();
     figures
-        .measured(
-            "share_of_peak",
-            flop / prefill_s / peak_op_per_s(model.compute()),
-        )
+        .measured("share_of_peak", flop / prefill_s / model.peak_op_per_s()?)
         .measured(
             "share_of_bandwidth",
-            (new > 1).then(|| bytes / decode_s / memory_read_bytes_per_s()),
+            is_known.then(|| bytes / decode_s / memory_read_bytes_per_s()),
         )
         .print(args.timing.json, &COLUMNS, out)
 }

@@ -53,6 +53,6 @@ pub fn load(args: &LoadingArgs, out: &mut Output) -> anyhow::Result<()> {
         .measured("file_bytes", bytes)
         .measured("load_s", seconds)
         .measured("file_bytes_per_s", bytes / seconds)
-        .with_memory()
+        .with_memory(model.device())
         .print(args.json, &COLUMNS, out)
 }

@@ -4,7 +4,9 @@ use anyhow::Context;
 use clap::Args;
 use rag_tune_augment::Hub;
 use rag_tune_model::checkpoint::Checkpoint;
-use rag_tune_model::config::{CacheWeights, Compute, LlamaConfig, ModelConfig, Quantization};
+use rag_tune_model::config::{
+    CacheWeights, Compute, Device, LlamaConfig, ModelConfig, Quantization,
+};
 use rag_tune_model::llama::{Llama, WeightCache};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +33,9 @@ pub struct SubjectArgs {
     /// Instead of a model, noise in its shape, as fast and as large: codellama-7b, llama-2-7b, smollm2-135m, or a config.json
     #[arg(long, value_name = "SHAPE")]
     synthetic: Option<String>,
+    /// As `model.device` in a config
+    #[arg(long, default_value = "cpu", value_parser = setting::<Device>)]
+    device: Device,
     /// As `model.compute` in a config
     #[arg(long, default_value = "auto", value_parser = setting::<Compute>)]
     compute: Compute,
@@ -82,10 +87,16 @@ impl SubjectArgs {
         };
         let config = ModelConfig {
             base: name.clone(),
+            device: self.device,
             compute: self.compute,
             quantization: self.quantization,
             ..Default::default()
         };
+        let problems = config.validate();
+        if let Some(problem) = problems.into_iter().next() {
+            let hint = "--device, --compute and --quantization are these keys";
+            return Err(InputError::new(problem, hint).into());
+        }
         Ok(Subject {
             name,
             weights,

@@ -5,18 +5,17 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use rag_tune_kernels::Sequences;
-use rag_tune_kernels::peak::peak_op_per_s;
 use rag_tune_model::flop::forward_flop;
 use rag_tune_model::llama::{Llama, TrainBatch};
 use rag_tune_model::tokenizer::EncodedRow;
 use rag_tune_train::batch::TrainSet;
-use rag_tune_train::config::{LoraConfig, LossOn, TrainConfig};
+use rag_tune_train::config::{Activations, LoraConfig, LossOn, TrainConfig};
 use rag_tune_train::event::Event;
 use rag_tune_train::ranks::Alone;
 use rag_tune_train::trainer::{Hooks, Start, TrainRequest};
 
 use super::figures::{Column, Figures};
-use super::subject::{Subject, SubjectArgs, random_ids};
+use super::subject::{Subject, SubjectArgs, random_ids, setting};
 use super::timing::{Laps, TimingArgs, median};
 use crate::error::InputError;
 use crate::output::Output;
@@ -35,6 +34,9 @@ pub struct TrainingArgs {
     /// Rank of the LoRA
     #[arg(long, value_name = "N", default_value = "8")]
     rank: NonZeroUsize,
+    /// As `train.activations` in a config
+    #[arg(long, default_value = "auto", value_parser = setting::<Activations>)]
+    activations: Activations,
     #[command(flatten)]
     timing: TimingArgs,
 }
@@ -69,6 +71,7 @@ pub fn train(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
         warmup_steps: Some(0),
         loss_on: LossOn::All,
         checkpoint_every: steps,
+        activations: args.activations,
         ..Default::default()
     };
     let set = TrainSet::new(&[rows.collect()], 0, &config, 0)?;
@@ -131,7 +134,7 @@ pub fn forward(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
         &batch.sequences,
         batch.targets.len(),
     );
-    let share = flop / laps.step_s() / peak_op_per_s(model.compute());
+    let share = flop / laps.step_s() / model.peak_op_per_s()?;
     bench.print("forward", &laps, share, out)
 }
 
@@ -177,7 +180,7 @@ impl<'a> Bench<'a> {
             .measured("tokens_per_s", (batch * seq) as f64 / laps.step_s())
             .with_laps(laps)
             .measured("share_of_peak", share)
-            .with_memory();
+            .with_memory(self.model.device());
         figures.print(args.timing.json, &COLUMNS, out)
     }
 }
