@@ -4,7 +4,7 @@
 # usage: scripts/sanitize-kernels.sh [FILTER...]      default: all tests of devices in rag-tune-kernels
 #
 # Every buffer of a device, and every block's shared memory, is an allocation of its own there, so that a load or store beyond its
-# ends stops the test with the line of the kernel. Needs a C++ compiler with libasan; some three minutes on two cores.
+# ends stops the test with the line of the kernel. Needs a C++ compiler with libasan.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
