@@ -26,7 +26,9 @@ fn main() {
     sources.sort();
     let mut table = String::from(
         "/// An embedded file, aligned as CUDA's driver reads it.\n#[repr(align(16))]\nstruct Fatbin<T: ?Sized>(T);\n\
-         /// Files with the kernels in them.\nconst FATBINS: &[(&str, &Fatbin<[u8]>, &[&str])] = &[\n",
+         /// A source file's name, what it was compiled to, and the kernels in it.\n\
+         type Compiled = (&'static str, &'static Fatbin<[u8]>, &'static [&'static str]);\n\
+         const FATBINS: &[Compiled] = &[\n",
     );
     for source in &sources {
         let stem = source

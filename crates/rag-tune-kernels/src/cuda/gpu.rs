@@ -197,8 +197,8 @@ impl Driver for Gpu {
 
     unsafe fn free(&self, address: u64) {
         // An error here is that of an earlier launch, which the next call tells.
-        // SAFETY: the caller's promise; work that was launched before is before it on the stream.
         if self.bind().is_ok() {
+            // SAFETY: the caller's promise; work that was launched before is before it on the stream.
             unsafe { result::free_async(address, self.stream.cu_stream()) }.ok();
         }
     }
