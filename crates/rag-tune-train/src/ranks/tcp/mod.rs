@@ -207,9 +207,15 @@ impl Collective for Tcp {
 impl Drop for Tcp {
     fn drop(&mut self) {
         self.inbox.close();
+        // The thread that has noticed a failure may not have passed it on yet, and behind a good-bye it would be too late. Who hears it
+        // twice keeps the first.
+        let to_pass_on = self.inbox.failure().filter(|_| self.world.is_first());
         for wire in self.inbox.wires() {
             // Where the other side no longer reads, the end must not wait for it.
             wire.stream().set_write_timeout(Some(LAST_WORDS)).ok();
+            if let Some(failure) = &to_pass_on {
+                wire.failure(failure).ok(); // it may be the one that is lost
+            }
             wire.bye().ok();
             wire.end_writing();
         }
