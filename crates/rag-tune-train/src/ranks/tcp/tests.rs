@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
 use std::time::Instant;
 
 use super::*;
@@ -83,9 +84,10 @@ fn bytes_and_values_arrive_as_they_were_sent() {
 
 #[test]
 fn a_rank_that_is_gone_is_named_on_every_other() {
+    let connected = Barrier::new(3);
     let errors = on_all(3, PATIENCE, |tcp| {
         let mut tcp = tcp.unwrap();
-        tcp.barrier().unwrap();
+        connected.wait();
         if tcp.world().rank == 1 {
             die(&tcp);
             return None;
@@ -101,9 +103,10 @@ fn a_rank_that_is_gone_is_named_on_every_other() {
 
 #[test]
 fn a_lost_rank_0_is_named_by_all() {
+    let connected = Barrier::new(3);
     let errors = on_all(3, PATIENCE, |tcp| {
         let mut tcp = tcp.unwrap();
-        tcp.barrier().unwrap();
+        connected.wait();
         if tcp.world().rank == 0 {
             die(&tcp);
             return "".to_owned();
@@ -148,10 +151,11 @@ fn silence_is_noticed_and_a_rank_that_computes_is_not_silent() {
 
 #[test]
 fn why_a_rank_gives_up_is_known_to_all() {
+    let connected = Barrier::new(3);
     let errors = on_all(3, PATIENCE, |tcp| {
         let mut tcp = tcp.unwrap();
         let rank = tcp.world().rank;
-        tcp.barrier().unwrap(); // who has not come yet would find nobody
+        connected.wait();
         if rank == 2 {
             let message = "the disk is full".to_owned();
             tcp.give_up(&RankError::Failed { rank, message });
