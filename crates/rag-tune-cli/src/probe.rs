@@ -238,12 +238,12 @@ impl Timed<'_> {
 
     fn update_s(&self, mut adapter: Adapter) -> anyhow::Result<f64> {
         let mut gradient = adapter.zero_gradient();
-        let mut optimizer = Optimizer::new(&self.config.train, &self.config.lora, &adapter);
+        let mut optimizer = Optimizer::new(&self.config.train, &self.config.lora, &adapter)?;
         let mut times = Vec::new();
         for step in 1..=PASSES {
             let start = Instant::now();
-            gradient.clear();
-            gradient.norm();
+            gradient.clear()?;
+            optimizer.norm(&gradient, &mut adapter)?;
             optimizer.update(step, 1e-4, 1.0, &gradient, &mut adapter)?;
             times.push(start.elapsed());
         }

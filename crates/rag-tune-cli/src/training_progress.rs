@@ -68,6 +68,11 @@ impl<'a> TrainingProgress<'a> {
                 self.bar.move_to(step.step as u64);
                 self.out.note(&format!("skipped {step}"));
             }
+            Event::Divided { step, tokens } => self.out.note(&format!(
+                "the device's memory is not enough for whole micro-batches: since step {step} they go through it in parts of at \
+                 most {tokens} tokens; a step is made of the same rows, its sum differs in last bits. \
+                 `train.tokens_per_micro_batch = {tokens}` does so from the start"
+            )),
             Event::Validated(record) => {
                 let interval = record
                     .ci95

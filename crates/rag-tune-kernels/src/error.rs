@@ -1,5 +1,7 @@
 //! What an operation refuses.
 
+use crate::cuda::DeviceError;
+
 /// An operation was called with arguments that do not fit together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum KernelError {
@@ -25,7 +27,7 @@ pub enum KernelError {
     },
     /// A device or its driver failed.
     #[error(transparent)]
-    Device(#[from] crate::cuda::DeviceError),
+    Device(#[from] DeviceError),
     /// Weights are not finite.
     #[error("{count} values are not finite")]
     NotFinite {
@@ -40,6 +42,13 @@ pub enum KernelError {
         /// The largest magnitude.
         largest: f32,
     },
+}
+
+impl KernelError {
+    /// Whether a device's memory is not enough for what was asked: less at once may go.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Device(DeviceError::OutOfMemory { .. }))
+    }
 }
 
 /// `Err` unless `got == expected`.

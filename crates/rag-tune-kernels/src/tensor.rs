@@ -115,11 +115,17 @@ impl Tensor {
     pub fn zeros_beside(&self, rows: usize, cols: usize) -> Result<Self, KernelError> {
         match self.device() {
             None => Ok(Self::zeros(rows, cols)),
-            Some(device) => {
-                let values = DeviceBuffer::<f32>::zeros(device, rows * cols)?;
-                Ok(Self::from_device(rows, cols, values))
-            }
+            Some(device) => Self::zeros_on(device, rows, cols),
         }
+    }
+
+    /// `[rows, cols]` of zeros on `device`.
+    ///
+    /// # Errors
+    /// As [`Self::stale_beside`].
+    pub fn zeros_on(device: &Device, rows: usize, cols: usize) -> Result<Self, KernelError> {
+        let values = DeviceBuffer::<f32>::zeros(device, rows * cols)?;
+        Ok(Self::from_device(rows, cols, values))
     }
 
     /// A copy in f32 on `device`.
@@ -320,6 +326,44 @@ impl Tensor {
             }
         }
         Ok(scattered)
+    }
+
+    /// Sets every value to 0, where it lies.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the driver fails.
+    pub fn clear(&mut self) -> Result<(), KernelError> {
+        match &mut self.data {
+            Storage::Host(data) => data.fill(0.0),
+            Storage::Device(values) => values.own_f32()?.clear()?,
+        }
+        Ok(())
+    }
+
+    /// Overwrites the values, row-major, where they lie.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if there are not as many; [`KernelError::Device`] if the driver fails.
+    pub fn write(&mut self, values: &[f32]) -> Result<(), KernelError> {
+        check_shape("Tensor::write", "values", &[values.len()], &[self.len()])?;
+        match &mut self.data {
+            Storage::Host(data) => data.copy_from_slice(values),
+            Storage::Device(there) => there.own_f32()?.write(0, values)?,
+        }
+        Ok(())
+    }
+
+    /// Copies the values, row-major, into `to`, once all that was launched is done.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn read(&self, to: &mut [f32]) -> Result<(), KernelError> {
+        check_shape("Tensor::read", "to", &[to.len()], &[self.len()])?;
+        match &self.data {
+            Storage::Host(data) => to.copy_from_slice(data),
+            Storage::Device(values) => values.f32()?.buffer().read(0, to)?,
+        }
+        Ok(())
     }
 
     /// `self += other`.

@@ -222,6 +222,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
+    /// Whether a device's memory is not enough for what was asked: less at once may go.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Kernel(error) if error.is_out_of_memory())
+    }
+
     /// How the user can mend it, where that is known.
     pub fn hint(&self) -> Option<String> {
         if let Self::QuantizationMismatch { key, stored, .. } = self {
@@ -278,6 +283,10 @@ impl ModelError {
             Self::NoGgufVocabulary { .. } => {
                 "write safetensors (without --gguf) and convert them with llama.cpp's convert_hf_to_gguf.py, or let llama.cpp \
                  apply the adapter unmerged (`rag-tune export --format gguf`)"
+            }
+            Self::Kernel(error) if error.is_out_of_memory() => {
+                "give up less of it to other programs, or ask for less: of training, a lower `train.max_length` and \
+                 `train.activations = \"full\"`; of answers, a lower `eval.batch_size`; of the model, `model.quantization = \"int8\"`"
             }
             Self::Io { .. }
             | Self::Write { .. }

@@ -52,6 +52,7 @@ impl<'a> AppliedAdapter<'a> {
         }
         let adapter = match device {
             None => Cow::Borrowed(adapter),
+            Some(_) if adapter.device() == device => Cow::Borrowed(adapter),
             Some(device) => Cow::Owned(adapter.to_device(device)?),
         };
         Ok(Self { adapter, norms })

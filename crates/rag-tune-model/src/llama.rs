@@ -461,6 +461,8 @@ impl Llama {
 
     /// One forward and backward pass. Returns the summed loss in nats; adds to `gradient`.
     ///
+    /// Adapter and gradient lie in host memory or where the weights are; in host memory each pass brings them over and back.
+    ///
     /// # Errors
     /// [`ModelError`] if the batch does not fit the model.
     pub fn forward_backward(
@@ -482,10 +484,10 @@ impl Llama {
         gradient: &mut AdapterGradient,
     ) -> Result<f64, ModelError> {
         let applied = self.applied(adapter)?;
-        let Some(device) = &self.device else {
+        let Some(device) = self.device().filter(|_| gradient.device().is_none()) else {
             return self.passes(&applied, batch, options, gradient);
         };
-        let mut there = gradient.zeros_on(device)?;
+        let mut there = adapter.zero_gradient_on(device)?;
         let loss = self.passes(&applied, batch, options, &mut there)?;
         gradient.add(&there)?;
         Ok(loss)

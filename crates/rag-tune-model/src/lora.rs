@@ -3,6 +3,7 @@
 //! `y = base(x) + scaling * (dropout(x) A^T) B^T`, `scaling = alpha / rank`
 //! (Hu et al. 2021, arXiv:2106.09685, eq. 3). DoRA adds a length for every row: `linear/dora.rs`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -207,11 +208,16 @@ impl Adapter {
         self.layers.get(&place)
     }
 
+    /// Where its factors lie; `None` is host memory.
+    pub fn device(&self) -> Option<&Device> {
+        self.layers.values().next()?.a.device()
+    }
+
     /// A copy on `device`.
     ///
     /// # Errors
-    /// As [`LoraFactors::to_device`].
-    pub(crate) fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
+    /// [`KernelError`] if the device's memory is not enough, or there is a magnitude, with which devices do not compute yet.
+    pub fn to_device(&self, device: &Device) -> Result<Self, KernelError> {
         let layers = self.layers.iter();
         let there = layers.map(|(place, factors)| Ok((*place, factors.to_device(device)?)));
         Ok(Self {
@@ -219,6 +225,21 @@ impl Adapter {
             layers: there.collect::<Result<_, KernelError>>()?,
             scalings: self.scalings.clone(),
         })
+    }
+
+    /// The adapter in host memory; without a copy where it is.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the driver fails, now or in something launched before.
+    pub fn to_host(&self) -> Result<Cow<'_, Self>, KernelError> {
+        if self.device().is_none() {
+            return Ok(Cow::Borrowed(self));
+        }
+        let mut here = self.clone();
+        for (_, tensor) in here.layers.values_mut().flat_map(LoraFactors::tensors_mut) {
+            *tensor = tensor.to_host()?.into_owned();
+        }
+        Ok(Cow::Owned(here))
     }
 
     /// Only what adapts the block `layer`.
@@ -236,27 +257,41 @@ impl Adapter {
         self.scalings.get(&place).copied().unwrap_or_default()
     }
 
-    /// Zeros in the shape of the factors: where gradients are summed.
+    /// Zeros in the shape of the factors, in host memory: where gradients are summed.
     pub fn zero_gradient(&self) -> AdapterGradient {
-        let zero = |tensor: &Tensor| Tensor::zeros(tensor.rows(), tensor.cols());
-        let zeros = |factors: &LoraFactors| LoraFactors {
-            a: zero(&factors.a),
-            b: zero(&factors.b),
-            magnitude: factors.magnitude.as_ref().map(zero),
-        };
-        AdapterGradient {
-            layers: self
-                .layers
-                .iter()
-                .map(|(place, factors)| (*place, zeros(factors)))
-                .collect(),
-        }
+        let zeros = self.gradient_of(|[rows, cols]| Ok(Tensor::zeros(rows, cols)));
+        zeros.expect("host memory is not refused")
+    }
+
+    /// As [`Adapter::zero_gradient`], on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if its memory is not enough.
+    pub fn zero_gradient_on(&self, device: &Device) -> Result<AdapterGradient, KernelError> {
+        self.gradient_of(|[rows, cols]| Tensor::zeros_on(device, rows, cols))
+    }
+
+    fn gradient_of(
+        &self,
+        zeros: impl Fn([usize; 2]) -> Result<Tensor, KernelError>,
+    ) -> Result<AdapterGradient, KernelError> {
+        let layers = self.layers.iter().map(|(place, factors)| {
+            let magnitude = factors.magnitude.as_ref().map(|it| zeros(it.shape()));
+            let gradient = LoraFactors {
+                a: zeros(factors.a.shape())?,
+                b: zeros(factors.b.shape())?,
+                magnitude: magnitude.transpose()?,
+            };
+            Ok((*place, gradient))
+        });
+        let layers = layers.collect::<Result<_, KernelError>>()?;
+        Ok(AdapterGradient { layers })
     }
 
     /// Number of trained values.
     pub fn parameters(&self) -> usize {
         let tensors = self.layers.values().flat_map(LoraFactors::tensors);
-        tensors.map(|(_, tensor)| tensor.data().len()).sum()
+        tensors.map(|(_, tensor)| tensor.len()).sum()
     }
 }
 
@@ -274,35 +309,35 @@ impl AdapterGradient {
         tensors.map(|(_, tensor)| tensor)
     }
 
-    /// Zeros of the same shapes on `device`.
-    ///
-    /// # Errors
-    /// As [`LoraFactors::to_device`].
-    pub(crate) fn zeros_on(&self, device: &Device) -> Result<Self, KernelError> {
-        let layers = self.layers.iter().map(|(place, factors)| {
-            let mut there = factors.to_device(device)?;
-            for (_, tensor) in there.tensors_mut() {
-                *tensor = tensor.zeros_beside(tensor.rows(), tensor.cols())?;
-            }
-            Ok((*place, there))
-        });
-        let layers = layers.collect::<Result<_, KernelError>>()?;
-        Ok(Self { layers })
+    /// Every tensor, in the adapter's order.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        let tensors = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
+        tensors.map(|(_, tensor)| tensor)
     }
 
-    /// Adds a gradient that may lie on a device.
+    /// Where it lies; `None` is host memory.
+    pub fn device(&self) -> Option<&Device> {
+        self.tensors().next()?.device()
+    }
+
+    /// Adds another, which may lie on a device where this one does not.
     ///
     /// # Errors
     /// [`KernelError`] if it has other shapes, or the driver fails.
-    pub(crate) fn add(&mut self, other: &Self) -> Result<(), KernelError> {
-        let mine = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
-        for ((_, mine), others) in mine.zip(other.tensors()) {
-            mine.add_assign(&*others.to_host()?)?;
+    pub fn add(&mut self, other: &Self) -> Result<(), KernelError> {
+        for (mine, others) in self.tensors_mut().zip(other.tensors()) {
+            match mine.device() {
+                Some(_) => mine.add_assign(others)?,
+                None => mine.add_assign(&*others.to_host()?)?,
+            }
         }
         Ok(())
     }
 
     /// Euclidean norm over all values.
+    ///
+    /// # Panics
+    /// If they lie on a device.
     pub fn norm(&self) -> f64 {
         let squares = self
             .tensors()
@@ -311,10 +346,12 @@ impl AdapterGradient {
         squares.sum::<f64>().sqrt()
     }
 
-    /// Sets every value to 0.
-    pub fn clear(&mut self) {
-        let tensors = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
-        tensors.for_each(|(_, tensor)| tensor.data_mut().fill(0.0));
+    /// Sets every value to 0, where they lie.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] if the driver fails.
+    pub fn clear(&mut self) -> Result<(), KernelError> {
+        self.tensors_mut().try_for_each(Tensor::clear)
     }
 }
 

@@ -128,10 +128,10 @@ impl Llama {
             return Ok(Some(found.ended(Pass::Forward)));
         }
 
-        let mut gradient = adapter.zero_gradient();
-        if let Some(device) = self.device() {
-            gradient = gradient.zeros_on(device)?;
-        }
+        let mut gradient = match self.device() {
+            None => adapter.zero_gradient(),
+            Some(device) => adapter.zero_gradient_on(device)?,
+        };
         let (_, mut d_x) = self.loss(&x, batch, options.gradient_scale)?;
         found.look(&*d_x.to_host()?, (None, Some(Operation::LmHead)));
         for (block, input) in self.blocks.iter().zip(inputs).rev() {

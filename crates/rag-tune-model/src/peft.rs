@@ -45,16 +45,14 @@ pub fn stored_shape(factor: Factor, tensor: &Tensor) -> Vec<usize> {
 /// The bytes of `adapter_model.safetensors`: f32, the same bytes for the same adapter.
 ///
 /// # Errors
-/// [`ModelError`] if serialisation fails.
+/// [`ModelError`] if serialisation fails, or the adapter cannot be read from its device.
 pub fn weights_bytes(adapter: &Adapter) -> Result<Vec<u8>, ModelError> {
     let mut buffers = BTreeMap::new();
     for (place, factors) in &adapter.layers {
         for (factor, tensor) in factors.tensors() {
-            let bytes: Vec<u8> = tensor
-                .data()
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
+            let values = tensor.to_host()?;
+            let bytes = values.data().iter().flat_map(|value| value.to_le_bytes());
+            let bytes: Vec<u8> = bytes.collect();
             let shape = stored_shape(factor, tensor);
             buffers.insert(tensor_name(*place, factor), (shape, bytes));
         }
@@ -180,6 +178,5 @@ fn read_factor(
             ));
         }
     };
-    tensor.data_mut().copy_from_slice(&values);
-    Ok(())
+    Ok(tensor.write(&values)?)
 }

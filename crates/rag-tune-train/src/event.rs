@@ -27,6 +27,13 @@ pub enum Event<'a> {
     Step(&'a StepRecord),
     /// A step's loss or gradient is not finite: it has changed nothing, and the run goes on.
     Skipped(&'a SkippedStep),
+    /// A device's memory is not enough for whole micro-batches: they go through it in parts, and a step is made of the same rows.
+    Divided {
+        /// The step in which it was noticed.
+        step: usize,
+        /// Of a part at most.
+        tokens: usize,
+    },
     /// A validation begins, which may take longer than a step.
     Validating {
         /// The optimizer step before it.

@@ -55,6 +55,8 @@ pub(crate) struct Run<'a> {
     pub(crate) optimizer: Optimizer,
     learning_rate: LearningRate,
     keep: Keep,
+    /// Of one pass: fewer than a micro-batch holds once a device's memory was not enough.
+    most_tokens: usize,
     /// What a step's speed is a share of.
     peak_op_per_s: f64,
 }
@@ -65,7 +67,14 @@ impl<'a> Run<'a> {
         let TrainRequest {
             model, lora, train, ..
         } = request;
-        let adapter = model.fresh_adapter(lora.settings(), request.seed)?;
+        let mut adapter = model.fresh_adapter(lora.settings(), request.seed)?;
+        let (mut gradient, mut part) = (adapter.zero_gradient(), adapter.zero_gradient());
+        // Where the host must make the update, each pass brings adapter and gradient over and back.
+        if let Some(device) = model.device().filter(|_| train.optimizer.is_on_devices()) {
+            adapter = adapter.to_device(device)?;
+            gradient = adapter.zero_gradient_on(device)?;
+            part = adapter.zero_gradient_on(device)?;
+        }
         let largest = Work::count(request.set)?.largest;
         // The weights are there already.
         let available = match model.device() {
@@ -76,10 +85,11 @@ impl<'a> Run<'a> {
         let footprint = model.footprint(lora.settings(), lora.dropout);
         Ok(Self {
             request,
-            gradient: adapter.zero_gradient(),
-            part: adapter.zero_gradient(),
+            gradient,
+            part,
             packed: Vec::new(),
-            optimizer: Optimizer::new(train, lora, &adapter),
+            most_tokens: usize::MAX,
+            optimizer: Optimizer::new(train, lora, &adapter)?,
             learning_rate: LearningRate::new(train, total),
             keep: MemoryPlan::new(&footprint, train, largest, free).keep,
             peak_op_per_s: model.peak_op_per_s()?,
@@ -129,15 +139,21 @@ impl<'a> Run<'a> {
                     max_gradients: Vec::new(),
                     lr,
                 };
-                let (micro, options) = (&micro_batches[micro_batch], &options[micro_batch]);
-                let found = request
-                    .model
-                    .find_non_finite(&self.adapter, &micro.batch, options)?;
-                skipped.locate(found, &micro.rows);
+                let adapter = self.adapter.to_host()?;
+                let parts = micro_batches[micro_batch].parts(self.most_tokens)?;
+                for (at, part) in parts.iter().enumerate() {
+                    let options = of_part(&options[micro_batch], at);
+                    let model = request.model;
+                    let found = model.find_non_finite(&adapter, &part.batch, &options)?;
+                    if found.is_some() || at + 1 == parts.len() {
+                        skipped.locate(found, &part.rows);
+                        break;
+                    }
+                }
                 return Ok(Outcome::Skipped(skipped));
             }
         };
-        let grad_norm = self.gradient.norm();
+        let grad_norm = self.optimizer.norm(&self.gradient, &mut self.adapter)?;
         let factor = clip_factor(grad_norm, request.train.max_grad_norm);
         // AdamW corrects its moments' bias by the number of updates that they have had.
         self.optimizer
@@ -172,7 +188,7 @@ impl<'a> Run<'a> {
         ranks: &mut dyn Collective,
     ) -> Result<Sum, TrainError> {
         let world = ranks.world();
-        self.gradient.clear();
+        self.gradient.clear()?;
         let (mut loss, mut not_finite) = (0.0, None);
         for (index, micro) in micro_batches.iter().enumerate() {
             let owner = owner(index, world.size);
@@ -188,10 +204,10 @@ impl<'a> Run<'a> {
                 continue;
             }
             if index > 0 {
-                add(&mut self.gradient, &self.part)?;
+                self.gradient.add(&self.part)?;
             }
             loss += part_loss;
-            if let Some(what) = self.not_finite(part_loss) {
+            if let Some(what) = self.not_finite(part_loss)? {
                 not_finite = Some((index, what));
             }
         }
@@ -204,16 +220,17 @@ impl<'a> Run<'a> {
         let sum = broadcast_json(ranks, sum)?;
         if let (Sum::Finite { .. }, true) = (sum, world.size > 1) {
             // Elsewhere what is packed is overwritten.
-            pack(&self.gradient, &mut self.packed);
+            pack(&self.gradient, &mut self.packed)?;
             ranks.broadcast_values(&mut self.packed)?;
             if !world.is_first() {
-                unpack(&self.packed, &mut self.gradient);
+                unpack(&self.packed, &mut self.gradient)?;
             }
         }
         Ok(sum)
     }
 
-    /// One pass; returns its summed loss. The first micro-batch is the beginning of the sum, without a detour.
+    /// A micro-batch's passes: one, or several where a device's memory is not enough for it. Returns the summed loss. The first
+    /// micro-batch is the beginning of the sum, without a detour.
     fn pass(
         &mut self,
         index: usize,
@@ -222,13 +239,29 @@ impl<'a> Run<'a> {
     ) -> Result<f64, TrainError> {
         let gradient = match index {
             0 => &mut self.gradient,
-            _ => {
-                self.part.clear();
-                &mut self.part
-            }
+            _ => &mut self.part,
         };
-        let model = self.request.model;
-        Ok(model.forward_backward(&self.adapter, &micro.batch, options, gradient)?)
+        'divided: loop {
+            gradient.clear()?;
+            let mut loss = 0.0;
+            for (at, part) in micro.parts(self.most_tokens)?.iter().enumerate() {
+                let (model, options) = (self.request.model, of_part(options, at));
+                match model.forward_backward(&self.adapter, &part.batch, &options, gradient) {
+                    Ok(of_part) => loss += of_part,
+                    Err(error) if error.is_out_of_memory() && part.rows.len() > 1 => {
+                        self.most_tokens = part.batch.ids.len() / 2;
+                        continue 'divided;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            return Ok(loss);
+        }
+    }
+
+    /// Tokens of a pass at most, where memory has set a bound.
+    pub(crate) fn bound(&self) -> Option<usize> {
+        (self.most_tokens < usize::MAX).then_some(self.most_tokens)
     }
 
     /// Brings loss and gradient of a micro-batch from its owner, which is not rank 0, to rank 0.
@@ -240,7 +273,7 @@ impl<'a> Run<'a> {
     ) -> Result<(), TrainError> {
         let world = ranks.world();
         if world.rank == owner {
-            pack(&self.part, &mut self.packed);
+            pack(&self.part, &mut self.packed)?;
         } else if world.is_first() {
             self.packed.resize(self.adapter.parameters(), 0.0);
         }
@@ -249,7 +282,7 @@ impl<'a> Run<'a> {
         ranks.collect_values(owner, &mut self.packed)?;
         if world.is_first() {
             *loss = bytes.try_into().map_or(f64::NAN, f64::from_le_bytes);
-            unpack(&self.packed, &mut self.part);
+            unpack(&self.packed, &mut self.part)?;
         }
         Ok(())
     }
@@ -262,24 +295,33 @@ impl<'a> Run<'a> {
     }
 
     /// A number that two adapters share only if they are the same to the bit.
-    pub(crate) fn adapter_checksum(&self) -> u64 {
-        let layers = self.adapter.layers.values();
-        let values = layers
+    pub(crate) fn adapter_checksum(&self) -> Result<u64, TrainError> {
+        let adapter = self.adapter.to_host()?;
+        let values = adapter
+            .layers
+            .values()
             .flat_map(|factors| factors.tensors())
             .flat_map(|(_, tensor)| tensor.data());
         // FNV-1a, on values instead of bytes.
-        values.fold(0xcbf2_9ce4_8422_2325, |hash, value| {
+        Ok(values.fold(0xcbf2_9ce4_8422_2325, |hash, value| {
             (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3)
-        })
+        }))
     }
 
     /// What is not finite after a micro-batch of this loss. The gradient's sum so far would stay so.
-    fn not_finite(&self, loss: f64) -> Option<Quantity> {
+    fn not_finite(&mut self, loss: f64) -> Result<Option<Quantity>, TrainError> {
         if !loss.is_finite() {
-            return Some(Quantity::Loss);
+            return Ok(Some(Quantity::Loss));
         }
-        let is_finite = self.gradient.tensors().all(Tensor::is_finite);
-        (!is_finite).then_some(Quantity::Gradient)
+        let is_finite = match self.gradient.device() {
+            None => self.gradient.tensors().all(Tensor::is_finite),
+            // Squares of f32 do not overflow its sum in f64.
+            Some(_) => self
+                .optimizer
+                .norm(&self.gradient, &mut self.adapter)?
+                .is_finite(),
+        };
+        Ok((!is_finite).then_some(Quantity::Gradient))
     }
 
     fn dropout(&self, step: usize, micro_batch: usize) -> Option<LoraDropout> {
@@ -294,31 +336,36 @@ impl<'a> Run<'a> {
     }
 }
 
-/// `sum += part`, value by value.
-fn add(sum: &mut AdapterGradient, part: &AdapterGradient) -> Result<(), TrainError> {
-    for (sum, part) in sum.layers.values_mut().zip(part.layers.values()) {
-        for ((_, sum), (_, part)) in sum.tensors_mut().zip(part.tensors()) {
-            sum.add_assign(part)?;
-        }
+/// Options of the `at`-th part of a micro-batch. Each has masks of its own, the first those of the whole.
+fn of_part(options: &PassOptions, at: usize) -> PassOptions {
+    let dropout = options.dropout.map(|dropout| LoraDropout {
+        micro_batch: dropout.micro_batch | (at as u64) << 32,
+        ..dropout
+    });
+    PassOptions {
+        dropout,
+        ..*options
+    }
+}
+
+/// All values of a gradient, in the order of its tensors.
+fn pack(gradient: &AdapterGradient, packed: &mut Vec<f32>) -> Result<(), KernelError> {
+    packed.resize(gradient.tensors().map(Tensor::len).sum(), 0.0);
+    let mut rest = &mut packed[..];
+    for tensor in gradient.tensors() {
+        let (values, behind) = rest.split_at_mut(tensor.len());
+        tensor.read(values)?;
+        rest = behind;
     }
     Ok(())
 }
 
-/// All values of a gradient, in the order of its tensors.
-fn pack(gradient: &AdapterGradient, packed: &mut Vec<f32>) {
-    packed.clear();
-    for tensor in gradient.tensors() {
-        packed.extend_from_slice(tensor.data());
-    }
-}
-
 /// The other way.
-fn unpack(mut packed: &[f32], gradient: &mut AdapterGradient) {
-    for factors in gradient.layers.values_mut() {
-        for (_, tensor) in factors.tensors_mut() {
-            let (values, rest) = packed.split_at(tensor.data().len());
-            tensor.data_mut().copy_from_slice(values);
-            packed = rest;
-        }
+fn unpack(mut packed: &[f32], gradient: &mut AdapterGradient) -> Result<(), KernelError> {
+    for tensor in gradient.tensors_mut() {
+        let (values, rest) = packed.split_at(tensor.len());
+        tensor.write(values)?;
+        packed = rest;
     }
+    Ok(())
 }

@@ -208,7 +208,12 @@ impl<'a> Training<'a> {
     ) -> Result<Option<Ending>, TrainError> {
         while self.state.step < self.total && !self.is_exhausted {
             let step = self.state.step + 1;
-            match self.run.step(step, self.state.updates(), ranks)? {
+            let bound = self.run.bound();
+            let outcome = self.run.step(step, self.state.updates(), ranks)?;
+            if let Some(tokens) = self.run.bound().filter(|_| self.run.bound() != bound) {
+                (hooks.observe)(Event::Divided { step, tokens });
+            }
+            match outcome {
                 Outcome::Done(record) => self.record(record, hooks)?,
                 Outcome::Skipped(skipped) => self.skip(skipped, hooks)?,
             }
@@ -272,7 +277,7 @@ impl<'a> Training<'a> {
         if ranks.world().size == 1 {
             return Ok(stop);
         }
-        let adapter = self.run.adapter_checksum().to_le_bytes();
+        let adapter = self.run.adapter_checksum()?.to_le_bytes();
         let own = [&[u8::from(stop)][..], &adapter].concat();
         for (rank, told) in ranks.gather(&own)?.iter().enumerate() {
             if told.get(1..) != Some(&adapter[..]) {
@@ -471,7 +476,7 @@ fn validate(
     (hooks.observe)(Event::Validating { step });
     let start = Instant::now();
     let measured = judge
-        .validate(adapter)
+        .validate(&*adapter.to_host()?)
         .map_err(|source| TrainError::Validation { step, source })?;
     if !measured.value.is_finite() {
         return Err(TrainError::ValidationNotFinite {

@@ -3,9 +3,15 @@
 mod support;
 
 use rag_tune_kernels::cuda::Device;
+use rag_tune_train::config::OptimizerKind;
 use rag_tune_train::trainer::Start;
 use support::{TinyRun, adapter_bytes};
 use tempfile::tempdir;
+
+fn on(device: &Device, mut run: TinyRun) -> TinyRun {
+    run.model = run.model.into_device(device).unwrap();
+    run
+}
 
 /// Losses of a run that begin together may part: the bound is that of the first steps, in which bf16 has not been learnt from yet.
 #[test]
@@ -17,8 +23,7 @@ fn a_run_on_a_device_has_the_losses_of_the_cpu() {
         .records;
     let runs = [0, 0x5eed].map(|seed| {
         let device = Device::emulated(seed).unwrap();
-        let mut run = TinyRun::new(8);
-        run.model = run.model.into_device(&device).unwrap();
+        let run = on(&device, TinyRun::new(8));
         let folder = tempdir().unwrap();
         let records = run.run(folder.path(), Start::Afresh).ok().records;
         for (there, here) in records.iter().zip(&cpu) {
@@ -38,14 +43,60 @@ fn a_run_on_a_device_has_the_losses_of_the_cpu() {
 #[test]
 fn a_run_on_a_device_resumes_exactly() {
     let device = Device::emulated(0).unwrap();
-    let run = || {
-        let mut run = TinyRun::new(7);
-        run.model = run.model.into_device(&device).unwrap();
-        run
-    };
+    let run = || on(&device, TinyRun::new(7));
     let (whole, cut) = (tempdir().unwrap(), tempdir().unwrap());
     run().run(whole.path(), Start::Afresh).ok();
     run().killed_after(6, cut.path(), Start::Afresh);
     run().run(cut.path(), Start::Resume).ok();
     assert!(adapter_bytes(whole.path()) == adapter_bytes(cut.path()));
+}
+
+/// Moments in 8 bits are the host's, adapter and gradient with them. Tensors as short as these are f32 there too.
+#[test]
+fn the_host_updates_what_a_device_does_not() {
+    let device = Device::emulated(0).unwrap();
+    let losses = |optimizer| -> Vec<f64> {
+        let run = TinyRun::new(3).with(|train| train.optimizer = optimizer);
+        let folder = tempdir().unwrap();
+        let told = on(&device, run).run(folder.path(), Start::Afresh).ok();
+        told.records.iter().map(|step| step.loss).collect()
+    };
+    let there = losses(OptimizerKind::AdamW);
+    for (here, there) in losses(OptimizerKind::AdamW8bit).iter().zip(&there) {
+        assert!((here - there).abs() < 1e-3 * there, "{here}, {there}");
+    }
+}
+
+/// A step is made of the same rows, whatever fits at once; a row that does not fit alone stops the run and says what was asked.
+#[test]
+fn micro_batches_that_do_not_fit_are_divided() {
+    let run = |device: &Device| {
+        let run = TinyRun::new(3).with(|train| train.tokens_per_micro_batch = 400);
+        let mut run = on(device, run);
+        run.lora.dropout = 0.0; // parts have masks of their own
+        let folder = tempdir().unwrap();
+        run.run(folder.path(), Start::Afresh)
+    };
+    let whole = run(&Device::emulated(0).unwrap()).ok();
+    assert!(whole.bounds.is_empty());
+    let small = run(&Device::emulated_with_memory(0, 150 << 10).unwrap()).ok();
+    assert!(!small.bounds.is_empty(), "micro-batches were divided");
+    for (got, expected) in small.records.iter().zip(&whole.records) {
+        assert_eq!(got.tokens, expected.tokens);
+        let step = got.step;
+        let (got, expected) = (
+            [got.loss, got.grad_norm],
+            [expected.loss, expected.grad_norm],
+        );
+        for (got, expected) in got.into_iter().zip(expected) {
+            assert!(
+                (got - expected).abs() < 0.01 * expected,
+                "step {step}: {got}, {expected}"
+            );
+        }
+    }
+    let error = run(&Device::emulated_with_memory(0, 120 << 10).unwrap()).error();
+    let said = error.to_string();
+    assert!(said.starts_with("the device is out of memory: "), "{said}");
+    assert!(error.hint().unwrap().contains("train.max_length"));
 }

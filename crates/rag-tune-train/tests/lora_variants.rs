@@ -193,7 +193,7 @@ fn optimizer(adapter: &Adapter, weight_decay: f32, loraplus_lr_ratio: f32) -> Op
         loraplus_lr_ratio,
         ..Default::default()
     };
-    Optimizer::new(&train, &lora, adapter)
+    Optimizer::new(&train, &lora, adapter).unwrap()
 }
 
 /// Steps of AdamW; returns the losses before each.

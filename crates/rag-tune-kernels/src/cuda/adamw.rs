@@ -10,16 +10,19 @@ const THREADS: usize = 256;
 ///
 /// The scale comes from the host: a run records the gradient's norm, so that a step waits for it in any case.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
+pub struct Step {
     /// Counts from 1.
-    pub(crate) step: u64,
+    pub step: u64,
     /// Times the `lr_ratio` of a tensor.
-    pub(crate) lr: f32,
+    pub lr: f32,
     /// Multiplies the gradient first.
-    pub(crate) gradient_scale: f32,
-    pub(crate) beta1: f32,
-    pub(crate) beta2: f32,
-    pub(crate) epsilon: f32,
+    pub gradient_scale: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Offset of the denominator.
+    pub epsilon: f32,
 }
 
 /// Updates parameters and moments of all tensors of `table`, which are `tensors`.
@@ -77,9 +80,8 @@ mod tests {
                 .collect();
             let with_groups: Vec<_> = (0..).map(|at| groups[at % 2]).take(lens.len()).collect();
             let table = {
-                let views = tensors.iter_mut().map(Owned::tensor);
-                let views: Vec<_> = views.zip(with_groups.iter().copied()).collect();
-                Table::new(&device, &views).unwrap()
+                let views: Vec<_> = tensors.iter_mut().map(Owned::tensor).collect();
+                Table::new(&device, &views, &with_groups).unwrap()
             };
             let parameters = |tensors: &[Owned]| -> Vec<f32> {
                 let values = tensors.iter().map(|it| it.parameter.to_vec().unwrap());
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn step_zero_is_refused() {
         let device = &devices()[0];
-        let table = Table::new(device, &[]).unwrap();
+        let table = Table::new(device, &[], &[]).unwrap();
         let step = Step {
             step: 0,
             lr: 1.0,

@@ -26,7 +26,10 @@ pub enum DeviceError {
     Missing(String),
     /// Memory is not enough.
     #[error(
-        "the device is out of memory: {asked_bytes} bytes were asked for, {free_bytes} of {total_bytes} are free"
+        "the device is out of memory: {} were asked for, {} of {} are free",
+        mib(asked_bytes),
+        mib(free_bytes),
+        mib(total_bytes)
     )]
     OutOfMemory {
         /// By one allocation.
@@ -44,6 +47,10 @@ pub enum DeviceError {
         /// What the driver says.
         problem: String,
     },
+}
+
+fn mib(bytes: &usize) -> String {
+    format!("{:.1} MiB", *bytes as f64 / f64::from(1 << 20))
 }
 
 impl PartialEq for Device {
@@ -78,7 +85,16 @@ impl Device {
     /// [`DeviceError::Call`] if the kernels do not compile: it needs a C++ compiler (`c++`, or `CXX`) and the project's sources.
     #[cfg(any(test, feature = "emulator"))]
     pub fn emulated(seed: u64) -> Result<Self, DeviceError> {
-        super::emulator::Emulator::open(seed).map(Self::of)
+        Self::emulated_with_memory(seed, 8 << 30)
+    }
+
+    /// As [`Device::emulated`], with no more memory than this.
+    ///
+    /// # Errors
+    /// As [`Device::emulated`].
+    #[cfg(any(test, feature = "emulator"))]
+    pub fn emulated_with_memory(seed: u64, bytes: usize) -> Result<Self, DeviceError> {
+        super::emulator::Emulator::open(seed, bytes).map(Self::of)
     }
 
     /// For people: the processor's name.

@@ -15,9 +15,6 @@ use rayon::prelude::*;
 use super::device::{DeviceError, DeviceMemory};
 use super::driver::{Driver, Factor, Launch, Product, ProductType};
 
-/// What an emulated device says it has.
-const TOTAL_BYTES: usize = 8 << 30;
-
 type LaunchFunction = unsafe extern "C" fn(
     *const c_char,
     *const c_char,
@@ -32,6 +29,7 @@ type LaunchFunction = unsafe extern "C" fn(
 pub(super) struct Emulator {
     launch: LaunchFunction,
     seed: u64,
+    total_bytes: usize,
     /// Bytes by address.
     memory: Mutex<BTreeMap<u64, Box<[Line]>>>,
 }
@@ -42,12 +40,13 @@ pub(super) struct Emulator {
 struct Line(#[expect(dead_code)] [u8; 256]);
 
 impl Emulator {
-    pub(super) fn open(seed: u64) -> Result<Self, DeviceError> {
+    pub(super) fn open(seed: u64, total_bytes: usize) -> Result<Self, DeviceError> {
         static LIBRARY: OnceLock<Result<LaunchFunction, DeviceError>> = OnceLock::new();
         let launch = LIBRARY.get_or_init(load).clone()?;
         Ok(Self {
             launch,
             seed,
+            total_bytes,
             memory: Mutex::default(),
         })
     }
@@ -221,8 +220,8 @@ impl Driver for Emulator {
             .map(|lines| size_of_val::<[Line]>(lines))
             .sum();
         Ok(DeviceMemory {
-            free_bytes: TOTAL_BYTES.saturating_sub(used),
-            total_bytes: TOTAL_BYTES,
+            free_bytes: self.total_bytes.saturating_sub(used),
+            total_bytes: self.total_bytes,
         })
     }
 

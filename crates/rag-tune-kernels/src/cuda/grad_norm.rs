@@ -60,8 +60,8 @@ mod tests {
                     let values = values.data().iter().map(|it| f64::from(*it).powi(2));
                     squares += values.sum::<f64>();
                 }
-                let views = tensors.iter_mut().map(|it| (it.tensor(), group));
-                let table = Table::new(&device, &views.collect::<Vec<_>>()).unwrap();
+                let views: Vec<_> = tensors.iter_mut().map(Owned::tensor).collect();
+                let table = Table::new(&device, &views, &vec![group; lens.len()]).unwrap();
                 let gradients: Vec<_> = tensors.iter().map(|it| &it.gradient).collect();
                 let norm = grad_norm(&table, &gradients).unwrap();
                 assert!(

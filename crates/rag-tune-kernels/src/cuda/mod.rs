@@ -6,13 +6,6 @@
 //! `emulator`), by which the whole path is tested on machines without. Everything that is launched goes to one stream, in order:
 //! memory that is given up may be used again at once, and only reading results waits.
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the optimizer runs on the host so far; tests launch these"
-    )
-)]
 pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod buffer;
@@ -42,13 +35,6 @@ mod elementwise;
 mod emulator;
 #[cfg(feature = "cuda")]
 mod gpu;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the optimizer runs on the host so far; tests launch these"
-    )
-)]
 pub(crate) mod grad_norm;
 pub(crate) mod ids;
 pub(crate) mod int8_gemm;
@@ -63,13 +49,7 @@ pub(crate) mod lazy;
 )]
 pub(crate) mod lora;
 pub(crate) mod matrix;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the optimizer runs on the host so far; tests launch these"
-    )
-)]
+pub(crate) mod optimizer;
 pub(crate) mod pieces;
 #[cfg_attr(
     not(test),
@@ -89,7 +69,10 @@ pub(crate) mod tensor;
 pub(crate) mod testing;
 pub(crate) mod view;
 
+pub use adamw::Step;
 pub use buffer::DeviceBuffer;
 pub use device::{Device, DeviceError, DeviceMemory};
 pub use matrix::peak_op_per_s;
+pub use optimizer::DeviceAdamW;
+pub use pieces::Group;
 pub use row::{Row, Vector};

@@ -20,11 +20,11 @@ pub(crate) struct Tensor<'a> {
 
 /// How a tensor's update differs from others'.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Group {
+pub struct Group {
     /// Its learning rate over that of the step.
-    pub(crate) lr_ratio: f32,
+    pub lr_ratio: f32,
     /// Decoupled weight decay.
-    pub(crate) weight_decay: f32,
+    pub weight_decay: f32,
 }
 
 /// Where tensors lie. It borrows none: a launch is given them again, and they must be those.
@@ -62,17 +62,19 @@ unsafe impl Zeroable for Piece {}
 unsafe impl Pod for Piece {}
 
 impl Table {
-    /// The table of these tensors.
+    /// The table of these tensors, each with its group.
     ///
     /// # Errors
     /// [`KernelError`] if the lengths of a tensor's buffers differ, or memory is not enough.
     pub(crate) fn new(
         device: &Device,
-        tensors: &[(Tensor<'_>, Group)],
+        tensors: &[Tensor<'_>],
+        groups: &[Group],
     ) -> Result<Self, KernelError> {
+        check_shape("adamw", "groups", &[groups.len()], &[tensors.len()])?;
         let mut places = Vec::new();
         let mut pieces = Vec::new();
-        for (tensor, group) in tensors {
+        for (tensor, group) in tensors.iter().zip(groups) {
             let place = Place::of(tensor, device)?;
             places.push(place);
             for first in (0..place.len).step_by(PIECE) {
@@ -94,7 +96,16 @@ impl Table {
         })
     }
 
-    /// That these are the tensors of the table, in its order.
+    /// Whether these are the tensors of the table, in its order.
+    ///
+    /// # Errors
+    /// As [`Table::new`].
+    pub(super) fn is_of(&self, tensors: &[Tensor<'_>]) -> Result<bool, KernelError> {
+        let found = tensors.iter().map(|it| Place::of(it, self.device()));
+        Ok(found.collect::<Result<Vec<_>, _>>()? == self.places)
+    }
+
+    /// That they are.
     ///
     /// # Errors
     /// As [`Table::new`].
@@ -102,11 +113,7 @@ impl Table {
     /// # Panics
     /// If they are others.
     pub(super) fn check(&self, tensors: &[Tensor<'_>]) -> Result<(), KernelError> {
-        assert_eq!(tensors.len(), self.places.len(), "tensors of the table");
-        for (tensor, place) in tensors.iter().zip(&self.places) {
-            let found = Place::of(tensor, self.device())?;
-            assert_eq!(found, *place, "a tensor of the table");
-        }
+        assert!(self.is_of(tensors)?, "the tensors are those of the table");
         Ok(())
     }
 

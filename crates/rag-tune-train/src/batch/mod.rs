@@ -5,6 +5,7 @@
 //! the steps of an epoch; [`TrainSet`] is the whole, [`ranks`] who does which part of a step.
 
 mod example;
+mod micro_batch;
 mod order;
 mod packing;
 mod plan;
@@ -13,5 +14,6 @@ mod set;
 mod summary;
 
 pub use self::example::Ends;
-pub use self::set::{MicroBatch, TrainSet};
+pub use self::micro_batch::MicroBatch;
+pub use self::set::TrainSet;
 pub use self::summary::{DataSummary, Epoch};

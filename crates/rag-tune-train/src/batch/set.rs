@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rag_tune_kernels::Sequences;
-use rag_tune_model::llama::TrainBatch;
 use rag_tune_model::tokenizer::EncodedRow;
 
 use super::example::{Ends, Example, Fit};
-use super::packing::Bin;
+use super::micro_batch::MicroBatch;
 use super::plan::EpochPlan;
 use super::summary::{DataSummary, Epoch};
 use crate::config::{RunLength, StepSize, TrainConfig, Truncation};
@@ -44,15 +42,6 @@ struct Plans {
     steps: Vec<usize>,
     /// The plan used last, with its epoch.
     latest: Option<(usize, Arc<EpochPlan>)>,
-}
-
-/// A micro-batch and the rows that it holds.
-#[derive(Debug, Clone)]
-pub struct MicroBatch {
-    /// What the model is given.
-    pub batch: TrainBatch,
-    /// For each sequence, the index of its row in the data set.
-    pub rows: Vec<usize>,
 }
 
 impl TrainSet {
@@ -206,7 +195,7 @@ impl TrainSet {
         let examples = &self.variants[epoch % self.variants.len()];
         let plan = self.plan(epoch);
         let bins = plan.step(within).iter();
-        bins.map(|bin| micro_batch(bin, examples)).collect()
+        bins.map(|bin| MicroBatch::of(bin, examples)).collect()
     }
 
     /// The epoch of `step` (from 1) and the step's index in it, both from 0.
@@ -304,29 +293,6 @@ fn kept_rows(
 
 fn lengths(examples: &[Example]) -> Vec<usize> {
     examples.iter().map(|example| example.ids.len()).collect()
-}
-
-fn micro_batch(bin: &Bin, examples: &[Example]) -> Result<MicroBatch, TrainError> {
-    let members: Vec<&Example> = bin.iter().map(|index| &examples[*index]).collect();
-    let lengths: Vec<usize> = members.iter().map(|example| example.ids.len()).collect();
-    let sequences = Sequences::from_lengths(&lengths)?;
-    let mut ids = Vec::with_capacity(sequences.tokens());
-    let mut targets = Vec::new();
-    for example in &members {
-        for at in example.supervised_from..example.ids.len() {
-            targets.push((ids.len() + at - 1, example.ids[at]));
-        }
-        ids.extend_from_slice(&example.ids);
-    }
-    let rows = members.iter().map(|example| example.row).collect();
-    Ok(MicroBatch {
-        batch: TrainBatch {
-            ids,
-            sequences,
-            targets,
-        },
-        rows,
-    })
 }
 
 #[cfg(test)]

@@ -2,13 +2,15 @@
 
 mod moments;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use rag_tune_kernels::adamw::{AdamState, AdamW};
 use rag_tune_kernels::adamw_8bit::Adam8BitState;
+use rag_tune_kernels::cuda::{self, DeviceAdamW};
 use rag_tune_kernels::{KernelError, Tensor};
 use rag_tune_model::error::ModelError;
-use rag_tune_model::lora::{Adapter, AdapterGradient, Factor};
+use rag_tune_model::lora::{Adapter, AdapterGradient, Factor, LoraFactors};
 
 use self::moments::{Moment, Moments, Values};
 use crate::config::{LoraConfig, OptimizerKind, TrainConfig};
@@ -16,14 +18,16 @@ use crate::config::{LoraConfig, OptimizerKind, TrainConfig};
 const FIRST_MOMENTS: &str = "optimizer_first_moments.safetensors";
 const SECOND_MOMENTS: &str = "optimizer_second_moments.safetensors";
 
-/// AdamW with its moments for every factor of an adapter.
-#[derive(Debug, Clone)]
+/// AdamW with its moments for every factor of an adapter, where that lies.
+#[derive(Debug)]
 pub struct Optimizer {
     groups: Groups,
-    /// Running means of the gradient.
+    /// Running means of the gradient. Of an adapter on a device only how a checkpoint holds them.
     first_moments: Moments,
     /// Running means of its square.
     second_moments: Moments,
+    /// The moments of an adapter on a device.
+    there: Option<DeviceAdamW>,
 }
 
 /// How the factors' updates differ.
@@ -54,7 +58,14 @@ impl Groups {
 
 impl Optimizer {
     /// Zero moments for `adapter`.
-    pub fn new(config: &TrainConfig, lora: &LoraConfig, adapter: &Adapter) -> Self {
+    ///
+    /// # Errors
+    /// [`KernelError`] if the memory of its device is not enough, or it lies on one and the moments are to be held in 8 bits.
+    pub fn new(
+        config: &TrainConfig,
+        lora: &LoraConfig,
+        adapter: &Adapter,
+    ) -> Result<Self, KernelError> {
         let TrainConfig {
             optimizer,
             beta1,
@@ -63,25 +74,66 @@ impl Optimizer {
             weight_decay,
             ..
         } = *config;
-        Self {
-            groups: Groups {
-                adamw: AdamW {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                },
-                b_lr_ratio: lora.loraplus_lr_ratio,
+        let groups = Groups {
+            adamw: AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
             },
+            b_lr_ratio: lora.loraplus_lr_ratio,
+        };
+        let there = match adapter.device() {
+            None => None,
+            Some(_) if !optimizer.is_on_devices() => {
+                return Err(KernelError::Value {
+                    operation: "Optimizer::new",
+                    problem: "8-bit moments are not held on a device".to_owned(),
+                });
+            }
+            Some(device) => {
+                let tensors = adapter.layers.values().flat_map(LoraFactors::tensors);
+                let tensors = tensors.map(|(factor, tensor)| {
+                    let (lr_ratio, AdamW { weight_decay, .. }) = groups.of(factor, 1.0);
+                    let group = cuda::Group {
+                        lr_ratio,
+                        weight_decay,
+                    };
+                    (tensor.len(), group)
+                });
+                Some(DeviceAdamW::new(device, tensors)?)
+            }
+        };
+        Ok(Self {
+            groups,
             first_moments: Moments::zeros(optimizer, adapter),
             second_moments: Moments::zeros(optimizer, adapter),
+            there,
+        })
+    }
+
+    /// Euclidean norm of a gradient that lies where the adapter does.
+    ///
+    /// # Errors
+    /// [`KernelError`] if it is not shaped like the adapter, or the driver of the device fails.
+    pub fn norm(
+        &mut self,
+        gradient: &AdapterGradient,
+        adapter: &mut Adapter,
+    ) -> Result<f64, KernelError> {
+        match &mut self.there {
+            None => Ok(gradient.norm()),
+            Some(there) => {
+                let gradients: Vec<&Tensor> = gradient.tensors().collect();
+                there.grad_norm(tensors_mut(adapter), &gradients)
+            }
         }
     }
 
     /// One update. `gradient_scale` multiplies the gradient first; `step` counts from 1.
     ///
     /// # Errors
-    /// [`KernelError`] if the gradient is not shaped like the adapter.
+    /// [`KernelError`] if the gradient is not shaped like the adapter, or lies elsewhere.
     pub fn update(
         &mut self,
         step: usize,
@@ -91,6 +143,24 @@ impl Optimizer {
         adapter: &mut Adapter,
     ) -> Result<(), KernelError> {
         let groups = self.groups;
+        if let Some(there) = &mut self.there {
+            let AdamW {
+                beta1,
+                beta2,
+                epsilon,
+                ..
+            } = groups.adamw;
+            let step = cuda::Step {
+                step: step as u64,
+                lr,
+                gradient_scale,
+                beta1,
+                beta2,
+                epsilon,
+            };
+            let gradients: Vec<&Tensor> = gradient.tensors().collect();
+            return there.update(step, tensors_mut(adapter), &gradients);
+        }
         let moments = self
             .first_moments
             .layers
@@ -124,17 +194,22 @@ impl Optimizer {
     /// The state as files of a checkpoint: name and bytes.
     ///
     /// # Errors
-    /// [`ModelError`] if serialisation fails.
+    /// [`ModelError`] if serialisation fails, or the moments cannot be read from their device.
     pub(crate) fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, ModelError> {
+        let (mut first, mut second) = (
+            Cow::Borrowed(&self.first_moments),
+            Cow::Borrowed(&self.second_moments),
+        );
+        if let Some(there) = &self.there {
+            let firsts = first.to_mut().f32_values_mut();
+            for (index, (first, second)) in firsts.zip(second.to_mut().f32_values_mut()).enumerate()
+            {
+                there.read_moments(index, first, second)?;
+            }
+        }
         Ok(vec![
-            (
-                FIRST_MOMENTS,
-                self.first_moments.to_bytes(Path::new(FIRST_MOMENTS))?,
-            ),
-            (
-                SECOND_MOMENTS,
-                self.second_moments.to_bytes(Path::new(SECOND_MOMENTS))?,
-            ),
+            (FIRST_MOMENTS, first.to_bytes(Path::new(FIRST_MOMENTS))?),
+            (SECOND_MOMENTS, second.to_bytes(Path::new(SECOND_MOMENTS))?),
         ])
     }
 
@@ -143,9 +218,26 @@ impl Optimizer {
     /// # Errors
     /// [`ModelError`] if a file is missing, damaged, or another adapter's.
     pub(crate) fn restore(&mut self, checkpoint: &Path) -> Result<(), ModelError> {
-        self.first_moments.read(&checkpoint.join(FIRST_MOMENTS))?;
-        self.second_moments.read(&checkpoint.join(SECOND_MOMENTS))
+        let (first, second) = (&mut self.first_moments, &mut self.second_moments);
+        first.read(&checkpoint.join(FIRST_MOMENTS))?;
+        second.read(&checkpoint.join(SECOND_MOMENTS))?;
+        if let Some(there) = &mut self.there {
+            let pairs = first.f32_values_mut().zip(second.f32_values_mut());
+            for (index, (first, second)) in pairs.enumerate() {
+                there.write_moments(index, first, second)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Every tensor, in the adapter's order.
+fn tensors_mut(adapter: &mut Adapter) -> Vec<&mut Tensor> {
+    let tensors = adapter
+        .layers
+        .values_mut()
+        .flat_map(LoraFactors::tensors_mut);
+    tensors.map(|(_, tensor)| tensor).collect()
 }
 
 /// The update of one tensor, on moments of either kind.
@@ -189,6 +281,11 @@ impl OptimizerKind {
         self == Self::AdamW8bit && values >= Self::MIN_8BIT_VALUES
     }
 
+    /// Whether an adapter on a device can be updated there.
+    pub fn is_on_devices(self) -> bool {
+        self == Self::AdamW
+    }
+
     /// Bytes of both moments of a tensor of `values` values: 8 a value in f32, 2.03 in 8 bits.
     pub fn state_bytes(self, values: usize) -> usize {
         match self.is_8bit(values) {
@@ -211,6 +308,7 @@ pub fn clip_factor(norm: f64, max_norm: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rag_tune_kernels::cuda::Device;
     use rag_tune_model::config::{LlamaConfig, RopeScaling};
     use rag_tune_model::lora::LoraFactors;
 
@@ -255,11 +353,79 @@ mod tests {
                 *value = (at as f32 * 0.37).sin();
             }
         }
-        let mut optimizer = Optimizer::new(&train, lora, &adapter);
+        let mut optimizer = Optimizer::new(&train, lora, &adapter).unwrap();
         optimizer
             .update(1, 1e-2, 0.5, &gradient, &mut adapter)
             .unwrap();
         adapter
+    }
+
+    /// Three updates, a way through the files of a checkpoint, and one more: on a device as in host memory.
+    #[test]
+    fn a_device_updates_as_the_host_does() {
+        let lora = LoraConfig {
+            rank: 8,
+            loraplus_lr_ratio: 16.0,
+            ..Default::default()
+        };
+        let train = TrainConfig {
+            weight_decay: 0.1,
+            ..Default::default()
+        };
+        let device = Device::emulated(0).unwrap();
+        let run = |mut adapter: Adapter| {
+            let mut optimizer = Optimizer::new(&train, &lora, &adapter).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let mut norms = Vec::new();
+            for step in 1..=4 {
+                let mut gradient = match adapter.device() {
+                    None => adapter.zero_gradient(),
+                    Some(device) => adapter.zero_gradient_on(device).unwrap(),
+                };
+                for tensor in gradient.tensors_mut() {
+                    let values = (0..tensor.len()).map(|at| ((at * step) as f32 * 0.37).sin());
+                    tensor.write(&values.collect::<Vec<_>>()).unwrap();
+                }
+                norms.push(optimizer.norm(&gradient, &mut adapter).unwrap());
+                if step == 4 {
+                    for (name, bytes) in optimizer.files().unwrap() {
+                        std::fs::write(folder.path().join(name), bytes).unwrap();
+                    }
+                    optimizer = Optimizer::new(&train, &lora, &adapter).unwrap();
+                    optimizer.restore(folder.path()).unwrap();
+                }
+                optimizer
+                    .update(step, 1e-2, 0.5, &gradient, &mut adapter)
+                    .unwrap();
+            }
+            (adapter.to_host().unwrap().into_owned(), norms)
+        };
+        let (here, norms_here) = run(adapter(&lora));
+        let (there, norms_there) = run(adapter(&lora).to_device(&device).unwrap());
+        for (here, there) in norms_here.iter().zip(&norms_there) {
+            assert!((here - there).abs() < 1e-6 * here, "{here} {there}");
+        }
+        for (place, here) in &here.layers {
+            let tensors = here.tensors().zip(there.layers[place].tensors());
+            for ((factor, here), (_, there)) in tensors {
+                for (here, there) in here.data().iter().zip(there.data()) {
+                    assert!(
+                        (here - there).abs() < 2e-6,
+                        "{place:?} {factor:?}: {here} {there}"
+                    );
+                }
+            }
+        }
+        let eight = TrainConfig {
+            optimizer: OptimizerKind::AdamW8bit,
+            ..train
+        };
+        let there = adapter(&lora).to_device(&device).unwrap();
+        let error = Optimizer::new(&eight, &lora, &there).unwrap_err();
+        assert!(
+            error.to_string().contains("not held on a device"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Moments {
     pub fn zeros(kind: OptimizerKind, adapter: &Adapter) -> Self {
         let zeros = |(place, factors): (&Place, &LoraFactors)| {
             let moments = factors.tensors().map(|(factor, tensor)| {
-                let len = tensor.data().len();
+                let len = tensor.len();
                 let values = match kind.is_8bit(len) {
                     true => Values::Bits8(Blockwise::zeros(len)),
                     false => Values::F32(vec![0.0; len]),
@@ -59,6 +59,15 @@ impl Moments {
         Self {
             layers: adapter.layers.iter().map(zeros).collect(),
         }
+    }
+
+    /// Of those that are held in f32, in the adapter's order.
+    pub fn f32_values_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let moments = self.layers.values_mut().flatten();
+        moments.filter_map(|moment| match &mut moment.values {
+            Values::F32(values) => Some(&mut values[..]),
+            Values::Bits8(_) => None,
+        })
     }
 
     /// The bytes of the file; the same for the same moments.

@@ -52,6 +52,8 @@ pub struct Told {
     pub resumed: Option<usize>,
     /// Checkpoints that it could not use, and why.
     pub refused: Vec<(PathBuf, String)>,
+    /// Tokens of a pass at most, each time that a device's memory was not enough for more.
+    pub bounds: Vec<usize>,
     /// `None` where it was killed.
     pub result: Option<Result<TrainSummary, TrainError>>,
 }
@@ -141,12 +143,14 @@ impl TinyRun {
             start,
         };
         let (mut records, mut refused, mut resumed) = (Vec::<StepRecord>::new(), Vec::new(), None);
+        let mut bounds = Vec::new();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut observe = |event: Event<'_>| match event {
                 Event::Resumed { step } => resumed = Some(step),
                 Event::CheckpointRefused { path, reason } => {
                     refused.push((path.to_owned(), reason.to_owned()));
                 }
+                Event::Divided { tokens, .. } => bounds.push(tokens),
                 Event::Step(record) => {
                     records.push(record.clone());
                     assert!(
@@ -167,6 +171,7 @@ impl TinyRun {
             records,
             resumed,
             refused,
+            bounds,
             result: result.ok(),
         }
     }
