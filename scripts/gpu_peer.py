@@ -360,7 +360,7 @@ def attention_op_per_s(args: argparse.Namespace, backend: SDPBackend) -> dict:
 
 def peaks(args: argparse.Namespace) -> dict:
     """What no kernel is faster than."""
-    figures = {"work": "peaks"} | machine(args)
+    figures = machine(args)
     figures["matmul_op_per_s"] = measured(matmul_op_per_s(args))
     figures["copy_bytes_per_s"] = measured(copy_bytes_per_s(args))
     for name, backend in [("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)]:
@@ -437,7 +437,7 @@ def main() -> int:
     # It warns of the cast to f16 at every product.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if args.work == "peaks":
-        figures = attempt(peaks, args)
+        figures = {"work": "peaks"} | attempt(peaks, args)
         say(figures)
         return int("error" in figures)
 
