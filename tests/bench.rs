@@ -94,6 +94,7 @@ fn generation_tells_prefill_and_decoding_apart() {
             "prefill_tokens_per_s",
             "decode_tokens_per_s",
             "share_of_peak",
+            "decode_bytes",
             "share_of_bandwidth",
             "peak_rss_mib",
         ],

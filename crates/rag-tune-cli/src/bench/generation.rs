@@ -89,6 +89,7 @@ pub fn generate(args: &GenerationArgs, out: &mut Output) -> anyhow::Result<()> {
     let is_known = new > 1 && model.device().is_none();
     figures
         .measured("share_of_peak", flop / prefill_s / model.peak_op_per_s()?)
+        .measured("decode_bytes", (new > 1).then_some(bytes))
         .measured(
             "share_of_bandwidth",
             is_known.then(|| bytes / decode_s / memory_read_bytes_per_s()),
