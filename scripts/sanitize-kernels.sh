@@ -20,9 +20,9 @@ if [[ ! -e "$library" ]]; then
 fi
 filters=("$@")
 [[ ${#filters[@]} -gt 0 ]] || filters=(cuda::)
-cargo test --quiet --locked --package rag-tune-kernels --lib --no-run
-binary="$(cargo test --locked --package rag-tune-kernels --lib --no-run --message-format=json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)"
+# As scripts/test.sh builds it, so that it is there already.
+binary="$(cargo test --locked --workspace --lib --no-run --message-format=json-render-diagnostics |
+  sed -n 's/.*"executable":"\([^"]*\/rag_tune_kernels-[^"]*\)".*/\1/p' | tail -n 1)"
 # The process itself is not sanitized, so what it never gives back is not looked for.
 cd crates/rag-tune-kernels
 RAG_TUNE_EMULATOR=sanitize LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 "$binary" "${filters[@]}"

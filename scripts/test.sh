@@ -3,8 +3,8 @@
 #
 # usage: scripts/test.sh
 #
-# The kernels of a GPU are tested on the CPU (docs/cuda.md), and compiled for every target where Python's pip can fetch CUDA's
-# compiler (or CUDA_HOME has one).
+# The kernels of a GPU are tested on the CPU (docs/cuda.md), once more with sanitizers where the C++ compiler has them, and compiled
+# for every target where Python's pip can fetch CUDA's compiler (or CUDA_HOME has one).
 #
 # The tests that need a real model take it from RAG_TUNE_MIRROR, or else from .cache/mirror, which
 # scripts/fetch-models.sh fills; without either they say "skipped: no mirror".
@@ -34,11 +34,16 @@ fi
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo test --workspace --locked
+sanitized="without sanitizers: the C++ compiler has none"
+if [[ -e "$("${CXX:-c++}" -print-file-name=libasan.so)" ]]; then
+  scripts/sanitize-kernels.sh
+  sanitized="with sanitizers"
+fi
 kernels="compiled for every GPU target"
 if [[ -n "${CUDA_HOME:-}" ]] || scripts/cuda-toolchain.sh; then
   scripts/check-cuda.sh
-  cargo clippy --package rag-tune-kernels --features cuda --locked -- -D warnings
+  cargo clippy --workspace --all-targets --features rag-tune-cli/cuda --locked -- -D warnings
 else
   kernels="not compiled for GPUs: CUDA's compiler is missing"
 fi
-echo "test: all passed (models $models; kernels $kernels)"
+echo "test: all passed (models $models; kernels $kernels, tested $sanitized)"
