@@ -24,6 +24,14 @@ pub enum DeviceError {
     /// There is none to be used.
     #[error("no GPU: {0}")]
     Missing(String),
+    /// Ranks of this machine would have to share.
+    #[error("this machine has {gpus} GPUs for {ranks} ranks or more")]
+    TooFew {
+        /// That the driver shows.
+        gpus: usize,
+        /// That are known to run here.
+        ranks: usize,
+    },
     /// Memory is not enough.
     #[error(
         "the device is out of memory: {} were asked for, {} of {} are free",
@@ -77,6 +85,19 @@ impl Device {
         )))
     }
 
+    /// How many GPUs the driver shows to this process.
+    ///
+    /// # Errors
+    /// [`DeviceError::Missing`] if none can be used: no driver, no cuBLASLt, or a program without the feature `cuda`.
+    pub fn count() -> Result<usize, DeviceError> {
+        #[cfg(feature = "cuda")]
+        return super::gpu::Gpu::count();
+        #[cfg(not(feature = "cuda"))]
+        Err(DeviceError::Missing(
+            "this program was built without GPU support (cargo build --features cuda)".to_owned(),
+        ))
+    }
+
     /// A device that runs the kernels' sources on the CPU: for tests.
     ///
     /// `seed` shuffles the order of threads and blocks; 0 leaves it.
@@ -100,6 +121,11 @@ impl Device {
     /// For people: the processor's name.
     pub fn name(&self) -> String {
         self.0.name()
+    }
+
+    /// What no other device has, on whichever machine; `None` where that is not known.
+    pub fn uuid(&self) -> Option<String> {
+        self.0.uuid()
     }
 
     /// Of the whole device.

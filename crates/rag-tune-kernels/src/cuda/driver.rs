@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::device::{DeviceError, DeviceMemory};
+use super::peers::{IsLost, Member, PeerId, PeerSum};
 
 /// A GPU's driver, or what stands for it.
 ///
@@ -54,6 +55,38 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// Waits for all calls before.
     fn synchronize(&self) -> Result<(), DeviceError>;
+
+    /// What no other device has, where that is known.
+    fn uuid(&self) -> Option<String> {
+        None
+    }
+
+    /// The version of the library that adds up over devices.
+    fn peer_version(&self) -> Result<String, DeviceError> {
+        Err(no_peers())
+    }
+
+    /// An id for devices that are to join.
+    fn new_peer_id(&self) -> Result<PeerId, DeviceError> {
+        Err(no_peers())
+    }
+
+    /// Joins the devices of other processes; waits for them, until `is_lost`.
+    fn join_peers(
+        &self,
+        _id: &PeerId,
+        _member: Member,
+        _is_lost: IsLost<'_>,
+    ) -> Result<Box<dyn PeerSum>, DeviceError> {
+        Err(no_peers())
+    }
+}
+
+fn no_peers() -> DeviceError {
+    DeviceError::Call {
+        call: "sums over devices".to_owned(),
+        problem: "there is no library for them on this kind of device".to_owned(),
+    }
 }
 
 /// A kernel's launch.

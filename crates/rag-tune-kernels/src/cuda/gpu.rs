@@ -11,6 +11,8 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::device::{DeviceError, DeviceMemory};
 use super::driver::{Driver, Factor, Launch, Product, ProductType};
+use super::nccl::{self, Nccl};
+use super::peers::{IsLost, Member, PeerId, PeerSum};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
@@ -84,7 +86,8 @@ fn blas_failed(call: &'static str) -> impl FnOnce(blas::CublasError) -> DeviceEr
 }
 
 impl Gpu {
-    pub(super) fn open(ordinal: usize) -> Result<Self, DeviceError> {
+    /// How many the driver shows.
+    pub(super) fn count() -> Result<usize, DeviceError> {
         // SAFETY: these only try to load libraries.
         let (has_driver, has_blas) =
             unsafe { (sys::is_culib_present(), blas_sys::is_culib_present()) };
@@ -97,7 +100,12 @@ impl Gpu {
             return Err(DeviceError::Missing(problem.to_owned()));
         }
         let count = CudaContext::device_count().map_err(failed("cuDeviceGetCount"))?;
-        if ordinal >= usize::try_from(count).unwrap_or(0) {
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    pub(super) fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        let count = Self::count()?;
+        if ordinal >= count {
             let problem = format!("`cuda:{ordinal}` is asked for, the driver has {count}");
             return Err(DeviceError::Missing(problem));
         }
@@ -279,6 +287,31 @@ impl Driver for Gpu {
         self.stream
             .synchronize()
             .map_err(failed("cuStreamSynchronize"))
+    }
+
+    fn uuid(&self) -> Option<String> {
+        let uuid = self.context.uuid().ok()?;
+        let bytes = uuid.bytes.iter();
+        Some(bytes.map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn peer_version(&self) -> Result<String, DeviceError> {
+        nccl::version()
+    }
+
+    fn new_peer_id(&self) -> Result<PeerId, DeviceError> {
+        self.bind()?;
+        nccl::new_id()
+    }
+
+    fn join_peers(
+        &self,
+        id: &PeerId,
+        member: Member,
+        is_lost: IsLost<'_>,
+    ) -> Result<Box<dyn PeerSum>, DeviceError> {
+        let (context, stream) = (self.context.clone(), self.stream.clone());
+        Ok(Box::new(Nccl::join(context, stream, id, member, is_lost)?))
     }
 }
 

@@ -49,7 +49,10 @@ pub(crate) mod lazy;
 )]
 pub(crate) mod lora;
 pub(crate) mod matrix;
+#[cfg(feature = "cuda")]
+mod nccl;
 pub(crate) mod optimizer;
+pub(crate) mod peers;
 pub(crate) mod pieces;
 #[cfg_attr(
     not(test),
@@ -74,5 +77,6 @@ pub use buffer::DeviceBuffer;
 pub use device::{Device, DeviceError, DeviceMemory};
 pub use matrix::peak_op_per_s;
 pub use optimizer::DeviceAdamW;
+pub use peers::{IsLost, Member, PeerId, Peers};
 pub use pieces::Group;
 pub use row::{Row, Vector};
