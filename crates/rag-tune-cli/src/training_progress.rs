@@ -63,6 +63,13 @@ impl<'a> TrainingProgress<'a> {
                 "checkpoint `{}` is not used: {reason}",
                 path.display()
             )),
+            Event::SharedDevice { ranks, device } => self.out.note(&format!(
+                "ranks {ranks:?} share one GPU ({device}) and wait for each other there: start a rank per GPU, with \
+                 `model.device = \"auto\"`"
+            )),
+            Event::SumsThroughHost { why } => self.out.note(&format!(
+                "gradients go from GPU to GPU through host memory and TCP, which is slow, and not through NCCL: {why}"
+            )),
             Event::Step(record) => self.step(record),
             Event::Skipped(step) => {
                 self.bar.move_to(step.step as u64);

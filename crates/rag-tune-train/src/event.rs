@@ -23,6 +23,18 @@ pub enum Event<'a> {
         /// What is wrong with it.
         reason: &'a str,
     },
+    /// Ranks were given one device, and take turns on it.
+    SharedDevice {
+        /// Which.
+        ranks: &'a [usize],
+        /// The device's name.
+        device: &'a str,
+    },
+    /// Ranks run on devices, and their gradients go through host memory and over the ranks' connections.
+    SumsThroughHost {
+        /// Why not from device to device.
+        why: &'a str,
+    },
     /// A step has ended.
     Step(&'a StepRecord),
     /// A step's loss or gradient is not finite: it has changed nothing, and the run goes on.

@@ -3,6 +3,9 @@
 //! The gradient of every micro-batch is computed by itself and added to the sum in the order of the
 //! micro-batches: by rank 0, which then gives the sum to all. So the same additions are made whether
 //! one process has computed all of them or each another one, and the bytes are the same.
+//!
+//! Ranks on devices each add up what they have computed, and one sum over the ranks follows: a gradient a micro-batch through one process would take longer
+//! than computing it. The last bits then depend on the number of ranks.
 
 use std::time::Instant;
 
@@ -14,12 +17,13 @@ use rag_tune_model::lora::{Adapter, AdapterGradient, LoraDropout};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::MicroBatch;
-use crate::batch::ranks::owner;
+use crate::batch::ranks::{owner, share};
 use crate::error::TrainError;
 use crate::memory::{MemoryPlan, available_bytes, peak_rss_bytes, room};
 use crate::metrics::StepRecord;
 use crate::optimizer::{Optimizer, clip_factor};
-use crate::ranks::{Collective, broadcast_json};
+use crate::ranks::devices::{DeviceSums, Place, pack, unpack};
+use crate::ranks::{Collective, RankError, World, broadcast_json};
 use crate::schedule::LearningRate;
 use crate::skipped::{Quantity, SkippedStep};
 use crate::trainer::TrainRequest;
@@ -42,6 +46,43 @@ enum Sum {
     NotFinite { micro_batch: usize, what: Quantity },
 }
 
+/// What a rank on a device tells of its micro-batches.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct OwnSum {
+    /// Of each loss, in their order.
+    loss_bits: Vec<u64>,
+    /// The one after which it did no further.
+    not_finite: Option<(usize, Quantity)>,
+}
+
+/// On rank 0, what all ranks have told of a step's micro-batches: losses are added in the order of the micro-batches, which no number of
+/// ranks changes.
+fn total(of_all: &[Vec<u8>], micro_batches: usize) -> Result<Sum, RankError> {
+    let mut own = Vec::new();
+    for (rank, text) in of_all.iter().enumerate() {
+        let sum: OwnSum = serde_json::from_slice(text).map_err(|error| RankError::Failed {
+            rank,
+            message: format!("rank 0 cannot read its losses: {error}"),
+        })?;
+        own.push(sum);
+    }
+    let not_finite = own.iter().filter_map(|sum| sum.not_finite);
+    if let Some((micro_batch, what)) = not_finite.min_by_key(|(micro_batch, _)| *micro_batch) {
+        return Ok(Sum::NotFinite { micro_batch, what });
+    }
+    let mut loss = 0.0;
+    // Elsewhere there is nothing to add, nor is it looked at.
+    for index in (0..micro_batches).filter(|_| !own.is_empty()) {
+        let bits = own[owner(index, own.len())]
+            .loss_bits
+            .get(index / own.len());
+        loss += bits.map_or(f64::NAN, |bits| f64::from_bits(*bits));
+    }
+    Ok(Sum::Finite {
+        loss_bits: f64::to_bits(loss),
+    })
+}
+
 /// A run's state from step to step.
 pub(crate) struct Run<'a> {
     request: &'a TrainRequest<'a>,
@@ -52,6 +93,8 @@ pub(crate) struct Run<'a> {
     part: AdapterGradient,
     /// A gradient on its way between ranks.
     packed: Vec<f32>,
+    /// How ranks on devices sum, where there are several.
+    pub(crate) device_sums: Option<DeviceSums>,
     pub(crate) optimizer: Optimizer,
     learning_rate: LearningRate,
     keep: Keep,
@@ -88,6 +131,7 @@ impl<'a> Run<'a> {
             gradient,
             part,
             packed: Vec::new(),
+            device_sums: None,
             most_tokens: usize::MAX,
             optimizer: Optimizer::new(train, lora, &adapter)?,
             learning_rate: LearningRate::new(train, total),
@@ -124,7 +168,15 @@ impl<'a> Run<'a> {
             gradient_scale: 1.0 / supervised_tokens as f32,
         };
         let options: Vec<PassOptions> = (0..micro_batches.len()).map(options).collect();
-        let loss = match self.sum(&micro_batches, &options, ranks)? {
+        let sum = match self.device_sums.take() {
+            None => self.sum(&micro_batches, &options, ranks)?,
+            Some(mut sums) => {
+                let sum = self.sum_on_devices(&micro_batches, &options, &mut sums, ranks)?;
+                self.device_sums = Some(sums);
+                sum
+            }
+        };
+        let loss = match sum {
             Sum::Finite { loss_bits } => f64::from_bits(loss_bits),
             Sum::NotFinite { micro_batch, what } => {
                 let mut skipped = SkippedStep {
@@ -180,6 +232,11 @@ impl<'a> Run<'a> {
         }))
     }
 
+    /// Where this rank computes.
+    pub(crate) fn place(&self) -> Place {
+        Place::of(self.request.model.device(), &self.gradient)
+    }
+
     /// Sums loss and gradient over the micro-batches, each computed by its owner.
     fn sum(
         &mut self,
@@ -229,15 +286,51 @@ impl<'a> Run<'a> {
         Ok(sum)
     }
 
+    /// As [`Run::sum`], on ranks with devices: each sums over its own micro-batches first.
+    fn sum_on_devices(
+        &mut self,
+        micro_batches: &[MicroBatch],
+        options: &[PassOptions],
+        sums: &mut DeviceSums,
+        ranks: &mut dyn Collective,
+    ) -> Result<Sum, TrainError> {
+        let World { rank, size } = ranks.world();
+        self.gradient.clear()?;
+        let mut own = OwnSum::default();
+        for (at, index) in share(micro_batches.len(), rank, size).enumerate() {
+            let loss = self.pass(at, &micro_batches[index], &options[index])?;
+            if at > 0 {
+                self.gradient.add(&self.part)?;
+            }
+            own.loss_bits.push(loss.to_bits());
+            if let Some(what) = self.not_finite(loss)? {
+                own.not_finite = Some((index, what));
+                break;
+            }
+        }
+        let own = serde_json::to_vec(&own).expect("numbers are JSON");
+        let of_all = ranks.gather(&own)?;
+        let sum = broadcast_json(ranks, total(&of_all, micro_batches.len())?)?;
+        if let Sum::Finite { .. } = sum {
+            sums.sum(&mut self.gradient, ranks)?;
+            // All have the same bits, and so come to the same result.
+            if let Some(what) = self.not_finite(0.0)? {
+                let micro_batch = micro_batches.len() - 1;
+                return Ok(Sum::NotFinite { micro_batch, what });
+            }
+        }
+        Ok(sum)
+    }
+
     /// A micro-batch's passes: one, or several where a device's memory is not enough for it. Returns the summed loss. The first
-    /// micro-batch is the beginning of the sum, without a detour.
+    /// micro-batch that this rank adds up, `at` 0, is the beginning of the sum, without a detour.
     fn pass(
         &mut self,
-        index: usize,
+        at: usize,
         micro: &MicroBatch,
         options: &PassOptions,
     ) -> Result<f64, TrainError> {
-        let gradient = match index {
+        let gradient = match at {
             0 => &mut self.gradient,
             _ => &mut self.part,
         };
@@ -346,26 +439,4 @@ fn of_part(options: &PassOptions, at: usize) -> PassOptions {
         dropout,
         ..*options
     }
-}
-
-/// All values of a gradient, in the order of its tensors.
-fn pack(gradient: &AdapterGradient, packed: &mut Vec<f32>) -> Result<(), KernelError> {
-    packed.resize(gradient.tensors().map(Tensor::len).sum(), 0.0);
-    let mut rest = &mut packed[..];
-    for tensor in gradient.tensors() {
-        let (values, behind) = rest.split_at_mut(tensor.len());
-        tensor.read(values)?;
-        rest = behind;
-    }
-    Ok(())
-}
-
-/// The other way.
-fn unpack(mut packed: &[f32], gradient: &mut AdapterGradient) -> Result<(), KernelError> {
-    for tensor in gradient.tensors_mut() {
-        let (values, rest) = packed.split_at(tensor.len());
-        tensor.write(values)?;
-        packed = rest;
-    }
-    Ok(())
 }

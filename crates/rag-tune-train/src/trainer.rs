@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rag_tune_augment::atomic_file::write_file;
+use rag_tune_kernels::cuda::Device;
 use rag_tune_model::llama::Llama;
 use rag_tune_model::lora::Adapter;
 use rag_tune_model::peft;
@@ -22,6 +23,7 @@ use crate::error::TrainError;
 use crate::event::Event;
 use crate::metrics::{METRICS_FILE, StepLines, StepRecord};
 use crate::optimizer::Optimizer;
+use crate::ranks::devices::{DeviceSums, Place, shared};
 use crate::ranks::{Collective, RankError, broadcast_json};
 use crate::run_state::RunState;
 use crate::skipped::{NON_FINITE_FILE, SkippedStep};
@@ -154,7 +156,10 @@ impl<'a> Training<'a> {
         let total = request.set.total_steps();
         let mut run = Run::new(request, total)?;
         let identity = Identity::of(request);
-        agree(&identity, ranks)?;
+        let places = agree(&identity, run.place(), ranks)?;
+        if let Some(device) = request.model.device().filter(|_| ranks.world().size > 1) {
+            run.device_sums = Some(join(device, &places, hooks, ranks)?);
+        }
         let mut state = RunState::default();
         let files = match ranks.world().is_first() {
             true => Some(Files::open(
@@ -410,22 +415,51 @@ impl Files {
     }
 }
 
-/// Makes sure that all ranks train the same run; rank 0 names one that does not.
-fn agree(identity: &Identity, ranks: &mut dyn Collective) -> Result<(), TrainError> {
+/// Makes sure that all ranks train the same run, on the same kind of place; rank 0 names one that does not. Returns, on rank 0, where each
+/// rank computes.
+fn agree(
+    identity: &Identity,
+    place: Place,
+    ranks: &mut dyn Collective,
+) -> Result<Vec<Place>, TrainError> {
     if ranks.world().size == 1 {
-        return Ok(());
+        return Ok(vec![place]);
     }
-    let own = serde_json::to_vec(identity).expect("strings are JSON");
+    let own = serde_json::to_vec(&(identity, &place)).expect("strings are JSON");
+    let mut places = Vec::new();
     for (rank, theirs) in ranks.gather(&own)?.iter().enumerate() {
-        let difference = match serde_json::from_slice::<Identity>(theirs) {
-            Ok(theirs) => theirs.difference_from_first(identity),
+        let difference = match serde_json::from_slice::<(Identity, Place)>(theirs) {
+            Ok((theirs, its_place)) => {
+                // First: on another kind of place `model.compute` is another too, which only follows.
+                its_place.check_kind(rank, &place)?;
+                places.push(its_place);
+                theirs.difference_from_first(identity)
+            }
             Err(error) => Some(error.to_string()),
         };
         if let Some(difference) = difference {
             return Err(RankError::OtherRun { rank, difference }.into());
         }
     }
-    Ok(())
+    Ok(places)
+}
+
+/// Joins the ranks' devices for sums, and tells what a user may want to mend.
+fn join(
+    device: &Device,
+    places: &[Place],
+    hooks: &mut Hooks<'_>,
+    ranks: &mut dyn Collective,
+) -> Result<DeviceSums, TrainError> {
+    for shared in shared(places) {
+        let (ranks, device) = (&shared.ranks[..], &shared.device[..]);
+        (hooks.observe)(Event::SharedDevice { ranks, device });
+    }
+    let (sums, why) = DeviceSums::meet(device, places, ranks)?;
+    if let Some(why) = &why {
+        (hooks.observe)(Event::SumsThroughHost { why });
+    }
+    Ok(sums)
 }
 
 /// What the other ranks are told of an error.

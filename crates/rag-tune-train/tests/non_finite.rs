@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use rag_tune_kernels::cuda::Device;
 use rag_tune_model::checkpoint::Checkpoint;
 use rag_tune_model::config::{Compute, ModelConfig, Quantization};
 use rag_tune_model::llama::Llama;
@@ -107,6 +108,18 @@ fn run_as(
     start: Start,
     stop_after: Option<usize>,
 ) -> Result<(TrainSummary, Vec<SkippedStep>), TrainError> {
+    run_on(None, ranks, out, config, start, stop_after)
+}
+
+/// As one rank of several, on a device.
+fn run_on(
+    device: Option<&Device>,
+    ranks: &mut dyn Collective,
+    out: &Path,
+    config: &TrainConfig,
+    start: Start,
+    stop_after: Option<usize>,
+) -> Result<(TrainSummary, Vec<SkippedStep>), TrainError> {
     let model_folder = tempfile::tempdir().unwrap();
     write_model(model_folder.path());
     let model_config = ModelConfig {
@@ -115,7 +128,10 @@ fn run_as(
         ..Default::default()
     };
     let checkpoint = Checkpoint::open(model_folder.path()).unwrap();
-    let model = Llama::load(&checkpoint, &model_config, &mut |_, _| ()).unwrap();
+    let mut model = Llama::load(&checkpoint, &model_config, &mut |_, _| ()).unwrap();
+    if let Some(device) = device {
+        model = model.into_device(device).unwrap();
+    }
     let lora = LoraConfig {
         rank: 4,
         dropout: 0.1,
@@ -322,4 +338,33 @@ fn all_ranks_skip_the_same_steps() {
         "{errors:?}"
     );
     assert_eq!(errors[0], errors[1]);
+}
+
+/// One epoch: one of its three steps has the row, in a micro-batch of one of the ranks.
+#[test]
+fn ranks_on_devices_skip_the_same_step_and_name_the_row() {
+    let config = TrainConfig {
+        tokens_per_micro_batch: 20,
+        max_steps: Some(3),
+        ..config(8)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let told = rank_threads::on_ranks(2, |ranks| {
+        let device = Device::emulated(0).unwrap();
+        let out = folder.path();
+        run_on(Some(&device), ranks, out, &config, Start::Afresh, None).unwrap()
+    });
+    let alone = tempfile::tempdir().unwrap();
+    let (_, expected) = run(alone.path(), &config, Start::Afresh, None).unwrap();
+    let place = |skipped: &[SkippedStep]| {
+        let [step] = skipped else {
+            panic!("{skipped:?}")
+        };
+        let (rows, operation) = (step.rows.clone(), step.operation);
+        (step.step, step.micro_batch, step.what, rows, operation)
+    };
+    for (summary, skipped) in &told {
+        assert_eq!(summary.skipped_steps, 1);
+        assert_eq!(place(skipped), place(&expected));
+    }
 }

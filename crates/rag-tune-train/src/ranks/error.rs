@@ -69,6 +69,16 @@ pub enum RankError {
         /// What differs.
         difference: String,
     },
+    /// A rank runs on a CPU and rank 0 on a device, or the other way round.
+    #[error("rank {rank} runs on {place}, and rank 0 on {first}")]
+    OtherPlace {
+        /// Which.
+        rank: usize,
+        /// Where it runs.
+        place: String,
+        /// Where rank 0 does.
+        first: String,
+    },
     /// A rank's adapter is not rank 0's, though both have had the same gradients.
     #[error("rank {rank} has another adapter than rank 0 after step {step}")]
     Drifted {
@@ -112,6 +122,9 @@ impl RankError {
                 "start every rank with the same program and the same number of ranks"
             }
             Self::OtherRun { .. } => "start every rank with the same config, data and base model",
+            Self::OtherPlace { .. } => {
+                "give every rank a GPU, or start all with `model.device = \"cpu\"`"
+            }
             Self::Drifted { .. } => {
                 "processors of different kinds round differently: start the ranks on equal ones, then go on with --resume"
             }

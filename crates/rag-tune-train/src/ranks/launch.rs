@@ -17,6 +17,17 @@ pub struct Launch {
     pub rendezvous: Option<Rendezvous>,
     /// Ranks on this machine, where the launcher leaves it to them to share its processors.
     pub ranks_here: usize,
+    /// Which of the ranks of this machine it is.
+    pub local: LocalRank,
+}
+
+/// A process among those that one machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalRank {
+    /// Its number on this machine, from 0; 0 where the launcher does not say.
+    pub rank: usize,
+    /// How many the machine runs, at least: not every launcher says.
+    pub at_least: usize,
 }
 
 /// Where rank 0 waits for the others.
@@ -43,6 +54,10 @@ impl Launch {
         world: World::ALONE,
         rendezvous: None,
         ranks_here: 1,
+        local: LocalRank {
+            rank: 0,
+            at_least: 1,
+        },
     };
 
     /// Reads the variables of torchrun, Open MPI or SLURM.
@@ -56,13 +71,18 @@ impl Launch {
         let variables = Variables(get);
         if let Some(world) = variables.world("RANK", "WORLD_SIZE")? {
             let ranks_here = variables.number("LOCAL_WORLD_SIZE")?.unwrap_or(1);
-            return variables.launch(world, ranks_here, Variables::of_torchrun);
+            let local = variables.local("LOCAL_RANK", "LOCAL_WORLD_SIZE")?;
+            return variables.launch(world, ranks_here, local, Variables::of_torchrun);
         }
         if let Some(world) = variables.world("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")? {
-            return variables.launch(world, 1, |it| it.named("OMPI_COMM_WORLD_SIZE"));
+            let local =
+                variables.local("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")?;
+            return variables.launch(world, 1, local, |it| it.named("OMPI_COMM_WORLD_SIZE"));
         }
         if let Some(world) = variables.slurm_step()? {
-            return variables.launch(world, 1, Variables::of_slurm);
+            // How many tasks each machine has it only says of all machines at once.
+            let local = variables.local("SLURM_LOCALID", "")?;
+            return variables.launch(world, 1, local, Variables::of_slurm);
         }
         Ok(Self::ALONE)
     }
@@ -111,10 +131,17 @@ impl Variables<'_> {
         }
     }
 
+    fn local(&self, rank: &str, size: &str) -> Result<LocalRank, RankError> {
+        let rank = self.number(rank)?.unwrap_or(0);
+        let at_least = self.number(size)?.unwrap_or(0).max(rank + 1);
+        Ok(LocalRank { rank, at_least })
+    }
+
     fn launch(
         &self,
         world: World,
         ranks_here: usize,
+        local: LocalRank,
         rendezvous: impl FnOnce(&Self) -> Result<Rendezvous, RankError>,
     ) -> Result<Launch, RankError> {
         if world.size == 1 {
@@ -124,6 +151,7 @@ impl Variables<'_> {
             world,
             rendezvous: Some(rendezvous(self)?),
             ranks_here: ranks_here.max(1),
+            local,
         })
     }
 
@@ -247,6 +275,10 @@ mod tests {
         let mut with = TORCHRUN.to_vec();
         with.push(("LOCAL_WORLD_SIZE", "2"));
         assert_eq!(launch(&with).unwrap().ranks_here, 2);
+        let at = |rank, at_least| LocalRank { rank, at_least };
+        assert_eq!(launch(&with).unwrap().local, at(0, 2));
+        with.push(("LOCAL_RANK", "1"));
+        assert_eq!(launch(&with).unwrap().local, at(1, 2));
         // One process needs no address.
         let one = [("RANK", "0"), ("WORLD_SIZE", "1")];
         assert_eq!(launch(&one).unwrap(), Launch::ALONE);
@@ -272,6 +304,11 @@ mod tests {
         );
         variables.extend([("MASTER_ADDR", "10.0.0.1"), ("MASTER_PORT", "3000")]);
         assert_eq!(ranked(&variables), (0, 2, "10.0.0.1:3000".to_owned()));
+        let mut with = variables.clone();
+        with.push(("OMPI_COMM_WORLD_LOCAL_RANK", "1"));
+        with.push(("OMPI_COMM_WORLD_LOCAL_SIZE", "4"));
+        let local = launch(&with).unwrap().local;
+        assert_eq!((local.rank, local.at_least), (1, 4));
         variables[1].1 = "1";
         assert_eq!(launch(&variables[..2]).unwrap(), Launch::ALONE);
     }
@@ -291,6 +328,9 @@ mod tests {
         step[2].1 = "1";
         step.extend([("MASTER_ADDR", "head"), ("MASTER_PORT", "4000")]);
         assert_eq!(ranked(&step), (1, 2, "head:4000".to_owned()));
+        step.push(("SLURM_LOCALID", "3"));
+        let local = launch(&step).unwrap().local;
+        assert_eq!((local.rank, local.at_least), (3, 4));
     }
 
     #[test]

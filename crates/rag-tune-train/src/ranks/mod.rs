@@ -5,16 +5,18 @@
 //! processes on CPUs. Every rank makes the same calls in the same order; a rank that a call does not
 //! concern does nothing in it.
 //!
-//! All goes through rank 0: it adds up the gradients in the order of the micro-batches, which is what
-//! makes the bytes independent of the number of ranks, and it alone writes and decides.
+//! All goes through rank 0, and it alone writes and decides. On CPUs it adds up the gradients in the order of the micro-batches, which
+//! is what makes the bytes independent of the number of ranks. On devices each rank adds up its own, and one sum over the ranks
+//! follows (`devices.rs`): by NCCL, which does not go through rank 0, where that is there.
 
+pub(crate) mod devices;
 mod error;
 mod launch;
 mod slurm;
 mod tcp;
 
 pub use self::error::RankError;
-pub use self::launch::{Launch, Rendezvous};
+pub use self::launch::{Launch, LocalRank, Rendezvous};
 pub use self::tcp::{Patience, Tcp};
 
 use serde::Serialize;
@@ -61,6 +63,29 @@ pub trait Collective {
 
     /// Tells the others that this rank goes no further, and why. Only the first call counts.
     fn give_up(&mut self, why: &RankError);
+
+    /// What is known to have ended the run, without waiting for anybody.
+    fn failure(&self) -> Option<RankError> {
+        None
+    }
+
+    /// Replaces the values by their sums over all ranks, each of which has as many: added by rank 0 in the order of the
+    /// ranks, so that all have the same bits.
+    fn sum_values(&mut self, values: &mut [f32]) -> Result<(), RankError> {
+        let World { rank, size } = self.world();
+        if rank > 0 {
+            self.collect_values(rank, values)?;
+        } else {
+            let mut others = vec![0.0; values.len()];
+            for from in 1..size {
+                self.collect_values(from, &mut others)?;
+                for (sum, other) in values.iter_mut().zip(&others) {
+                    *sum += other;
+                }
+            }
+        }
+        self.broadcast_values(values)
+    }
 
     /// The bytes of every rank, in the order of the ranks, on rank 0; elsewhere nothing.
     fn gather(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>, RankError> {

@@ -54,6 +54,8 @@ pub struct Told {
     pub refused: Vec<(PathBuf, String)>,
     /// Tokens of a pass at most, each time that a device's memory was not enough for more.
     pub bounds: Vec<usize>,
+    /// Why gradients on devices were summed in host memory.
+    pub through_host: Option<String>,
     /// `None` where it was killed.
     pub result: Option<Result<TrainSummary, TrainError>>,
 }
@@ -143,7 +145,7 @@ impl TinyRun {
             start,
         };
         let (mut records, mut refused, mut resumed) = (Vec::<StepRecord>::new(), Vec::new(), None);
-        let mut bounds = Vec::new();
+        let (mut bounds, mut through_host) = (Vec::new(), None);
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut observe = |event: Event<'_>| match event {
                 Event::Resumed { step } => resumed = Some(step),
@@ -151,6 +153,7 @@ impl TinyRun {
                     refused.push((path.to_owned(), reason.to_owned()));
                 }
                 Event::Divided { tokens, .. } => bounds.push(tokens),
+                Event::SumsThroughHost { why } => through_host = Some(why.to_owned()),
                 Event::Step(record) => {
                     records.push(record.clone());
                     assert!(
@@ -172,6 +175,7 @@ impl TinyRun {
             resumed,
             refused,
             bounds,
+            through_host,
             result: result.ok(),
         }
     }

@@ -66,6 +66,13 @@ impl Inbox {
         self.lock().failure.clone()
     }
 
+    /// What has ended the run, or will, once somebody asks a rank that has gone.
+    pub(super) fn failure_so_far(&self) -> Option<RankError> {
+        let state = self.lock();
+        let gone = state.ended.first().map(|rank| gone(*rank));
+        state.failure.clone().or(gone)
+    }
+
     /// Waits for the next message of `from`. What was sent before a failure is still given.
     pub(super) fn take(&self, from: usize) -> Result<Vec<u8>, RankError> {
         let mut state = self.lock();
@@ -78,7 +85,7 @@ impl Inbox {
                 return Err(failure.clone());
             }
             if state.ended.contains(&from) {
-                return Err(lost(from, "it has ended before the run".to_owned()));
+                return Err(gone(from));
             }
             state = self
                 .changed
@@ -180,6 +187,11 @@ impl Inbox {
 
 pub(super) fn lost(rank: usize, reason: String) -> RankError {
     RankError::Lost { rank, reason }
+}
+
+/// It has said good-bye.
+fn gone(rank: usize) -> RankError {
+    lost(rank, "it has ended before the run".to_owned())
 }
 
 fn in_words(error: &io::Error, silence: Duration) -> String {

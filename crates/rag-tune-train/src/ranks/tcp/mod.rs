@@ -193,6 +193,10 @@ impl Collective for Tcp {
         }
     }
 
+    fn failure(&self) -> Option<RankError> {
+        self.inbox.failure_so_far()
+    }
+
     fn give_up(&mut self, why: &RankError) {
         if self.has_given_up {
             return;

@@ -183,6 +183,54 @@ fn one_that_ends_too_early_is_missed_only_where_it_is_needed() {
     });
 }
 
+/// As a rank that waits for something else than a message: it asks again and again, and never waits.
+#[test]
+fn who_asks_without_waiting_hears_of_a_loss_too() {
+    let (connected, dies) = (Barrier::new(3), [true, false]);
+    for dies in dies {
+        let errors = on_all(3, PATIENCE, |tcp| {
+            let mut tcp = tcp.unwrap();
+            assert_eq!(tcp.failure(), None);
+            connected.wait();
+            if tcp.world().rank == 1 {
+                // Else it is dropped, and says good-bye.
+                if dies {
+                    die(&tcp);
+                }
+                return None;
+            }
+            let start = Instant::now();
+            loop {
+                if let Some(failure) = tcp.failure() {
+                    tcp.give_up(&failure); // as training does, so that rank 2 hears of it
+                    return Some(failure.to_string());
+                }
+                assert!(start.elapsed() < Duration::from_secs(5));
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let reason = match dies {
+            true => "its connection was closed",
+            false => "it has ended before the run",
+        };
+        let expected = Some(format!("rank 1 is lost: {reason}"));
+        assert_eq!((&errors[0], &errors[2]), (&expected, &expected));
+    }
+}
+
+/// In f32 another order gives another sum: `1e8 + 1 - 1e8` is 0, and `1e8 - 1e8 + 1` is 1.
+#[test]
+fn values_are_summed_in_the_order_of_the_ranks() {
+    let sums = on_all(4, PATIENCE, |tcp| {
+        let mut tcp = tcp.unwrap();
+        let rank = tcp.world().rank;
+        let mut values = [[1e8, 1.0, -1e8, 0.5][rank], rank as f32];
+        tcp.sum_values(&mut values).unwrap();
+        values
+    });
+    assert_eq!(sums, [[0.5, 6.0]; 4]);
+}
+
 #[test]
 fn who_does_not_belong_is_refused_by_name() {
     let (listener, at) = meeting();
