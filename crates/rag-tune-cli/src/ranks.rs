@@ -5,10 +5,14 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
+use rag_tune_kernels::cuda::DeviceError;
+use rag_tune_model::config::ModelConfig;
 use rag_tune_train::TrainError;
-use rag_tune_train::ranks::{Alone, Collective, Launch, Patience, RankError, Rendezvous, Tcp};
+use rag_tune_train::ranks::{
+    Alone, Collective, Launch, LocalRank, Patience, RankError, Rendezvous, Tcp,
+};
 
-use crate::error::Interrupted;
+use crate::error::{InputError, Interrupted};
 use crate::output::Output;
 
 /// How much longer than silence in a run ranks wait for each other at its start: a scheduler does not
@@ -19,12 +23,15 @@ const STARTS: u32 = 5;
 ///
 /// # Errors
 /// When the variables contradict each other, or the ranks do not find each other.
-pub fn connect(silence: Duration, out: &mut Output) -> anyhow::Result<Box<dyn Collective>> {
+pub fn connect(
+    silence: Duration,
+    out: &mut Output,
+) -> anyhow::Result<(Box<dyn Collective>, Launch)> {
     let launch = Launch::from_variables(&|name| std::env::var(name).ok())
         .map_err(TrainError::from)
         .context("cannot tell which rank this process is")?;
     let Some(rendezvous) = &launch.rendezvous else {
-        return Ok(Box::new(Alone));
+        return Ok((Box::new(Alone), launch));
     };
     share_processors(launch.ranks_here);
     let patience = Patience {
@@ -32,7 +39,31 @@ pub fn connect(silence: Duration, out: &mut Output) -> anyhow::Result<Box<dyn Co
         start: STARTS * silence,
     };
     let tcp = meet(&launch, rendezvous, patience, out).map_err(TrainError::from);
-    Ok(Box::new(tcp.context("the ranks have not come together")?))
+    let tcp = tcp.context("the ranks have not come together")?;
+    Ok((Box::new(tcp), launch))
+}
+
+/// `[model]` as this process is to follow it: `auto` is a GPU of its own where several run.
+///
+/// # Errors
+/// When the machine has fewer GPUs than ranks.
+pub fn with_own_gpu(config: &ModelConfig, launch: &Launch) -> anyhow::Result<ModelConfig> {
+    if launch.world.size == 1 {
+        return Ok(config.clone());
+    }
+    let LocalRank { rank, at_least } = launch.local;
+    let own = config.for_local_rank(rank, at_least);
+    own.map_err(|error| match error {
+        DeviceError::TooFew { gpus, .. } => {
+            let hint = format!(
+                "start {gpus} ranks on it (torchrun --nproc-per-node {gpus}, srun --ntasks-per-node={gpus}), \
+                 or set `model.device` to \"cpu\" or to the GPU that they shall share"
+            );
+            InputError::new(error.to_string(), hint).into()
+        }
+        error => anyhow::Error::from(error),
+    })
+    .context("cannot give this rank a GPU")
 }
 
 fn meet(

@@ -33,7 +33,7 @@ pub struct ModelConfig {
     /// `nf4`: whether the scales of the weights are quantised too, to 8 bits.
     pub double_quantization: bool,
     /// Where the model runs: `cpu`, `cuda:N` (the GPU with that number; bf16 arithmetic, 8- or 16-bit weights) or `auto` (the first GPU where
-    /// this program and the section's other settings allow it, else the CPU).
+    /// this program and the section's other settings allow it, else the CPU; of several training processes each takes a GPU of its own).
     pub device: Device,
     /// Arithmetic of the blocks: `auto`, `f32`, `bf16`, `int8` or `llm_int8` (as bitsandbytes computes it; needs `int8` weights).
     pub compute: Compute,
@@ -81,16 +81,41 @@ impl ModelConfig {
         problems
     }
 
+    /// The section with a GPU of its own for one of several processes of this machine, where `auto` gives one at all: that of its number
+    /// `rank` among `at_least` or more. Where the launcher shows each process one GPU only, it is that one.
+    ///
+    /// # Errors
+    /// [`DeviceError::TooFew`] if there are fewer GPUs than processes.
+    pub fn for_local_rank(&self, rank: usize, at_least: usize) -> Result<Self, DeviceError> {
+        if self.device != Device::Auto || !self.allows_gpu() {
+            return Ok(self.clone());
+        }
+        let gpus = match rag_tune_kernels::cuda::Device::count() {
+            Ok(gpus) => gpus,
+            Err(DeviceError::Missing(_)) => 0,
+            Err(error) => return Err(error),
+        };
+        let device = Device::of_local_rank(rank, at_least, gpus)?;
+        Ok(Self {
+            device,
+            ..self.clone()
+        })
+    }
+
+    /// Whether the section's settings other than `device` are those of a GPU.
+    fn allows_gpu(&self) -> bool {
+        matches!(self.compute, Compute::Auto | Compute::Bf16)
+            && self.quantization != Quantization::Nf4
+    }
+
     /// The GPU to run on, if there is to be one.
     ///
     /// # Errors
     /// [`DeviceError`] if the GPU that is named is not there, or one is there and does not work.
     pub fn gpu(&self) -> Result<Option<rag_tune_kernels::cuda::Device>, DeviceError> {
-        let allowed = matches!(self.compute, Compute::Auto | Compute::Bf16)
-            && self.quantization != Quantization::Nf4;
         match self.device {
             Device::Cuda(ordinal) => rag_tune_kernels::cuda::Device::gpu(ordinal).map(Some),
-            Device::Auto if allowed => match rag_tune_kernels::cuda::Device::gpu(0) {
+            Device::Auto if self.allows_gpu() => match rag_tune_kernels::cuda::Device::gpu(0) {
                 Ok(gpu) => Ok(Some(gpu)),
                 Err(DeviceError::Missing(_)) => Ok(None),
                 Err(error) => Err(error),
@@ -124,6 +149,19 @@ pub enum Device {
     Cpu,
     /// The GPU with this number.
     Cuda(usize),
+}
+
+impl Device {
+    /// What `auto` is for a process of a machine that has `gpus` GPUs.
+    fn of_local_rank(rank: usize, at_least: usize, gpus: usize) -> Result<Self, DeviceError> {
+        let ranks = at_least.max(rank + 1);
+        match gpus {
+            0 => Ok(Self::Auto),
+            1 => Ok(Self::Cuda(0)),
+            gpus if ranks <= gpus => Ok(Self::Cuda(rank)),
+            gpus => Err(DeviceError::TooFew { gpus, ranks }),
+        }
+    }
 }
 
 impl From<Device> for String {
@@ -353,6 +391,25 @@ mod tests {
             ..ModelConfig::default()
         };
         assert!(config.validate()[0].contains("needs `model.quantization"));
+    }
+
+    #[test]
+    fn every_local_rank_has_a_gpu_of_its_own() {
+        let of = |rank, at_least, gpus| {
+            let device = Device::of_local_rank(rank, at_least, gpus);
+            device.map(String::from).map_err(|error| error.to_string())
+        };
+        let is = |device: &str| Ok(device.to_owned());
+        assert_eq!(of(1, 2, 0), is("auto"), "the CPU then");
+        assert_eq!(of(3, 4, 1), is("cuda:0"), "the one that it is shown");
+        assert_eq!(of(3, 4, 8), is("cuda:3"));
+        let too_few = Err("this machine has 2 GPUs for 4 ranks or more".to_owned());
+        assert_eq!(
+            of(0, 4, 2),
+            too_few,
+            "said by all, where the launcher counts"
+        );
+        assert_eq!(of(3, 0, 2), too_few);
     }
 
     #[test]

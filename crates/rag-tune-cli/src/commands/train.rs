@@ -8,11 +8,12 @@ use anyhow::Context;
 use clap::Args;
 use rag_tune_augment::atomic_file::remove_leftovers;
 use rag_tune_augment::{Hub, Manifest, RetrievalRecord};
+use rag_tune_model::config::ModelConfig;
 use rag_tune_model::llama::Llama;
 use rag_tune_train::batch::{DataSummary, TrainSet};
 use rag_tune_train::config::TrainConfig;
 use rag_tune_train::event::Event;
-use rag_tune_train::ranks::Collective;
+use rag_tune_train::ranks::{Collective, Launch};
 use rag_tune_train::schedule::LearningRate;
 use rag_tune_train::tensorboard::TensorBoard;
 use rag_tune_train::trainer::{Ending, Hooks, Start, TrainRequest, TrainSummary};
@@ -45,7 +46,8 @@ use crate::validation::Prepared;
 /// retrieval.json, base_model.json, training.json, metrics.jsonl with a line a step, its loss chart, TensorBoard's event
 /// files, and a model card.
 ///
-/// Started by torchrun, srun or mpirun, several processes train one adapter, to the same bytes as one.
+/// Started by torchrun, srun or mpirun, several processes train one adapter: on CPUs to the same bytes as one, on GPUs with a
+/// GPU for each.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  rag-tune train configs/sql_rag1_smollm2.toml --out out/long --set train.epochs=3\n\n\
@@ -79,8 +81,8 @@ pub struct TrainArgs {
 /// Runs the command.
 pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
     let silence = Duration::from_secs(args.rank_timeout.get().into());
-    let mut ranks = ranks::connect(silence, out)?;
-    let trained = train_with(args, &mut *ranks, out);
+    let (mut ranks, launch) = ranks::connect(silence, out)?;
+    let trained = train_with(args, &launch, &mut *ranks, out);
     if let Err(error) = &trained {
         ranks::give_up(&mut *ranks, error);
     }
@@ -90,6 +92,7 @@ pub fn train(args: &TrainArgs, out: &mut Output) -> anyhow::Result<()> {
 /// Trains, together with the other ranks.
 fn train_with(
     args: &TrainArgs,
+    launch: &Launch,
     ranks: &mut dyn Collective,
     out: &mut Output,
 ) -> anyhow::Result<()> {
@@ -106,7 +109,9 @@ fn train_with(
         true => args.start(&run)?,
         false => Start::Afresh,
     };
-    let loaded = || Loaded::new(args, config, world.is_first().then_some((&run, start)), out);
+    let own = ranks::with_own_gpu(&config.model, launch)?;
+    let folder = world.is_first().then_some((&run, start));
+    let loaded = || Loaded::new(args, config, &own, folder, out);
     let Loaded {
         found,
         set,
@@ -191,10 +196,12 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// `folder` is the run's, on the rank that writes into it, and how it begins there.
+    /// `model` is the config's section as this process is to follow it; `folder` is the run's, on the rank that writes into it, and how it
+    /// begins there.
     fn new(
         args: &TrainArgs,
         config: &RunConfig,
+        model: &ModelConfig,
         folder: Option<(&RunFolder, Start)>,
         out: &Output,
     ) -> anyhow::Result<Self> {
@@ -219,7 +226,7 @@ impl Loaded {
             Some(_) => Prepared::find(config, &task, &augmentation, out)?,
             None => None,
         };
-        let model = found.load(&config.model, out)?;
+        let model = found.load(model, out)?;
         Ok(Self {
             found,
             set,
