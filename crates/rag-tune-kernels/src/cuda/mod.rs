@@ -51,6 +51,7 @@ pub(crate) mod lora;
 pub(crate) mod matrix;
 pub(crate) mod optimizer;
 pub(crate) mod pieces;
+mod profile;
 #[cfg_attr(
     not(test),
     expect(
@@ -75,4 +76,5 @@ pub use device::{Device, DeviceError, DeviceMemory};
 pub use matrix::peak_op_per_s;
 pub use optimizer::DeviceAdamW;
 pub use pieces::Group;
+pub use profile::WorkTime;
 pub use row::{Row, Vector};
