@@ -110,7 +110,7 @@ train() { # activations, shapes
   local shape
   for shape in $2; do
     measure "rag-tune $1" train "$shape" 90 "$pack/rag-tune" bench train --batch "${shape%x*}" --seq "${shape#*x}" --rank 16 \
-      --activations "$1" --steps 3 --synthetic codellama-7b --device cuda:0 --json
+      --activations "$1" --steps 3 --profile --synthetic codellama-7b --device cuda:0 --json
   done
 }
 
@@ -147,6 +147,7 @@ peer() { # who, work, shapes, seconds, arguments
 
 check kernels 120 "$pack/kernels-tests" cuda:: --test-threads 1
 check model 60 "$pack/model-tests" --test-threads 1 --skip emulated --skip without_gpus
+check train 60 "$pack/train-tests" --test-threads 1 --skip emulated
 
 lengths="32x512 8x2048 4x4096"
 train selective 16x1024
@@ -196,6 +197,17 @@ calculated() { # format, factors ... / divisors ...: the result, or a dash where
 peaks="$(grep -F '"work":"peaks"' "$figures" | tail -n 1 || true)"
 bandwidth="$(figure "$peaks" copy_bytes_per_s)"
 
+# Where a run's time goes: name, calls, seconds and share of each kind of work, what takes most first.
+kernels() { # line
+  { grep -o '{"name":"[^}]*}' <<<"$1" || true; } | sed 's/[{}"]//g; s/,[a-z]*:/ /g; s/^name://'
+}
+# Operations a second of one layer's causal attention over rows of 4,096 tokens, by its kernels' times. Backward is 2.5 times forward.
+attention() { # line, kernels, factor
+  kernels "$1" | awk -v names="$2" -v factor="$3" '
+    $1 ~ "^(" names ")$" { seconds += $3; if ($2 > calls) calls = $2 }
+    END { if (seconds > 0) printf "%.0f\n", factor * calls * 4 * 2 * 4096 * 4096 * 4096 / seconds / 1e12; else print "-" }'
+}
+
 # One row of the table: a run of ours beside one of the peer's.
 row() { # work, shape, our name, peer's name
   local ours theirs speed mine other my_share share flop peak
@@ -243,6 +255,13 @@ row() { # work, shape, our name, peer's name
 Runs are ROWSxTOKENS. The share is of the bf16 matrix product's speed (training, without recomputed blocks) or of the speed of copying
 memory (decoding), both measured by PyTorch; * is rag-tune's own share_of_peak. PEFT checkpoints every block unless all is kept.
 END
+  long="$(line "rag-tune selective" train 4x4096 || true)"
+  printf '\n| attention of 4096, ours | TFLOP/s |\n| --- | ---: |\n'
+  printf '| forward | %s |\n' "$(attention "$long" attention_forward_128 1)"
+  printf '| backward | %s |\n' "$(attention "$long" 'attention_delta|attention_backward_kv_128|attention_backward_q_128' 2.5)"
+  printf '\n| 16x1024, selective: a step of the device | calls | ms | share |\n| --- | ---: | ---: | ---: |\n'
+  kernels "$(line "rag-tune selective" train 16x1024 || true)" |
+    awk '{ printf "| %s | %d | %.2f | %.1f %% |\n", $1, $2, 1e3 * $3, 100 * $4 }'
   if [[ -n "$peer_missing" ]]; then
     printf 'The peer was not run: %s.\n' "$peer_missing"
   fi

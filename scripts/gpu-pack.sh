@@ -20,10 +20,11 @@ cd "$root"
 executable() { # cargo's arguments
   cargo "$@" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
-programs=(rag-tune kernels-tests model-tests)
+programs=(rag-tune kernels-tests model-tests train-tests)
 cp "$(executable build --release --locked --package rag-tune-cli --features cuda)" "$pack/rag-tune"
 cp "$(executable test --no-run --locked --package rag-tune-kernels --lib --features cuda)" "$pack/kernels-tests"
 cp "$(executable test --no-run --locked --package rag-tune-model --test device --features cuda)" "$pack/model-tests"
+cp "$(executable test --no-run --locked --package rag-tune-train --test device --features rag-tune-kernels/cuda)" "$pack/train-tests"
 strip "${programs[@]/#/$pack/}"
 
 cp scripts/gpu_peer.py "$pack/"

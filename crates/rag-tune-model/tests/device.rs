@@ -33,19 +33,6 @@ fn load(model: &str, quantization: Quantization, compute: Compute) -> Llama {
     Llama::load(&checkpoint, &config, &mut |_, _| ()).unwrap()
 }
 
-fn devices() -> Vec<Device> {
-    match std::env::var("RAG_TUNE_TEST_DEVICE") {
-        Ok(name) => {
-            let ordinal = name.strip_prefix("cuda:").and_then(|it| it.parse().ok());
-            let ordinal = ordinal.expect("RAG_TUNE_TEST_DEVICE is `cuda:N`");
-            vec![Device::gpu(ordinal).unwrap()]
-        }
-        Err(_) => [0, 0x5eed]
-            .map(|seed| Device::emulated(seed).unwrap())
-            .into(),
-    }
-}
-
 /// Rows of several lengths; every other token carries loss. Where there are many, products go another way than for a few.
 fn batch(lengths: &[usize]) -> TrainBatch {
     let sequences = Sequences::from_lengths(lengths).unwrap();
@@ -111,7 +98,7 @@ fn logits_on_a_device_are_those_of_the_cpu() {
         let exact = load(model, Quantization::Int8, Compute::F32);
         let plain = load(model, Quantization::Int8, Compute::Bf16);
         let adapter = peft::load(&folder(model).join("adapter"), exact.config()).unwrap();
-        for device in devices() {
+        for device in Device::tested() {
             let there = load(model, Quantization::Int8, Compute::Bf16)
                 .into_device(&device)
                 .unwrap();
@@ -146,7 +133,7 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
         let exact = load(model, Quantization::Int8, Compute::F32);
         let plain = load(model, Quantization::Int8, Compute::Bf16);
         let adapter = peft::load(&folder(model).join("adapter"), exact.config()).unwrap();
-        for device in devices() {
+        for device in Device::tested() {
             let there = load(model, Quantization::Int8, Compute::Bf16)
                 .into_device(&device)
                 .unwrap();
@@ -181,7 +168,7 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
 /// A pass that is not finite is traced there too.
 #[test]
 fn what_is_not_finite_is_found_on_a_device() {
-    let device = devices().remove(0);
+    let device = Device::tested().remove(0);
     let here = load("tiny_untied", Quantization::Int8, Compute::Bf16);
     let mut adapter = peft::load(&folder("tiny_untied").join("adapter"), here.config()).unwrap();
     let there = load("tiny_untied", Quantization::Int8, Compute::Bf16);
@@ -222,7 +209,7 @@ fn emulated_devices_agree() {
 fn sixteen_bit_weights_are_on_devices_too() {
     let exact = load("tiny_tied", Quantization::None, Compute::F32);
     let plain = load("tiny_tied", Quantization::None, Compute::Bf16);
-    let device = devices().remove(0);
+    let device = Device::tested().remove(0);
     let there = load("tiny_tied", Quantization::None, Compute::Bf16)
         .into_device(&device)
         .unwrap();
@@ -239,7 +226,7 @@ fn sixteen_bit_weights_are_on_devices_too() {
 
 #[test]
 fn what_devices_do_not_have_yet_is_refused_by_name() {
-    let device = devices().remove(0);
+    let device = Device::tested().remove(0);
     let nf4 = load("tiny_tied", Quantization::Nf4, Compute::Bf16).into_device(&device);
     let message = nf4.err().expect("NF4 is refused").to_string();
     assert!(message.contains("NF4"), "{message}");

@@ -1,4 +1,6 @@
 //! A run on a device learns what the same run learns on the CPU.
+//!
+//! The device is emulated, or with `RAG_TUNE_TEST_DEVICE=cuda:0` a GPU.
 
 mod support;
 
@@ -21,9 +23,9 @@ fn a_run_on_a_device_has_the_losses_of_the_cpu() {
         .run(folder.path(), Start::Afresh)
         .ok()
         .records;
-    let runs = [0, 0x5eed].map(|seed| {
-        let device = Device::emulated(seed).unwrap();
-        let run = on(&device, TinyRun::new(8));
+    let devices = Device::tested();
+    let runs = devices.iter().map(|device| {
+        let run = on(device, TinyRun::new(8));
         let folder = tempdir().unwrap();
         let records = run.run(folder.path(), Start::Afresh).ok().records;
         for (there, here) in records.iter().zip(&cpu) {
@@ -36,14 +38,18 @@ fn a_run_on_a_device_has_the_losses_of_the_cpu() {
         assert!(records[7].loss < records[0].loss, "it learns");
         adapter_bytes(folder.path())
     });
-    assert!(runs[0] == runs[1], "whatever the order of threads");
+    let runs: Vec<_> = runs.collect();
+    assert!(
+        runs.iter().all(|run| *run == runs[0]),
+        "whatever the order of threads"
+    );
 }
 
 /// A run goes on from a checkpoint to the same bytes.
 #[test]
 fn a_run_on_a_device_resumes_exactly() {
-    let device = Device::emulated(0).unwrap();
-    let run = || on(&device, TinyRun::new(7));
+    let device = &Device::tested()[0];
+    let run = || on(device, TinyRun::new(7));
     let (whole, cut) = (tempdir().unwrap(), tempdir().unwrap());
     run().run(whole.path(), Start::Afresh).ok();
     run().killed_after(6, cut.path(), Start::Afresh);
@@ -54,11 +60,11 @@ fn a_run_on_a_device_resumes_exactly() {
 /// Moments in 8 bits are the host's, adapter and gradient with them. Tensors as short as these are f32 there too.
 #[test]
 fn the_host_updates_what_a_device_does_not() {
-    let device = Device::emulated(0).unwrap();
+    let device = &Device::tested()[0];
     let losses = |optimizer| -> Vec<f64> {
         let run = TinyRun::new(3).with(|train| train.optimizer = optimizer);
         let folder = tempdir().unwrap();
-        let told = on(&device, run).run(folder.path(), Start::Afresh).ok();
+        let told = on(device, run).run(folder.path(), Start::Afresh).ok();
         told.records.iter().map(|step| step.loss).collect()
     };
     let there = losses(OptimizerKind::AdamW);
@@ -69,7 +75,7 @@ fn the_host_updates_what_a_device_does_not() {
 
 /// A step is made of the same rows, whatever fits at once; a row that does not fit alone stops the run and says what was asked.
 #[test]
-fn micro_batches_that_do_not_fit_are_divided() {
+fn micro_batches_that_do_not_fit_an_emulated_device_are_divided() {
     let run = |device: &Device| {
         let run = TinyRun::new(3).with(|train| train.tokens_per_micro_batch = 400);
         let mut run = on(device, run);

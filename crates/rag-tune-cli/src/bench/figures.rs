@@ -108,7 +108,7 @@ impl Figures {
 }
 
 /// To four significant digits. Through text: only so is the result the number that is nearest to what is printed.
-fn rounded(value: f64) -> f64 {
+pub fn rounded(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use rag_tune_kernels::Sequences;
+use rag_tune_kernels::cuda::{Device, WorkTime};
 use rag_tune_model::flop::forward_flop;
 use rag_tune_model::llama::{Llama, TrainBatch};
 use rag_tune_model::tokenizer::EncodedRow;
@@ -13,8 +14,9 @@ use rag_tune_train::config::{Activations, LoraConfig, LossOn, TrainConfig};
 use rag_tune_train::event::Event;
 use rag_tune_train::ranks::Alone;
 use rag_tune_train::trainer::{Hooks, Start, TrainRequest};
+use serde::Serialize;
 
-use super::figures::{Column, Figures};
+use super::figures::{Column, Figures, rounded};
 use super::subject::{Subject, SubjectArgs, random_ids, setting};
 use super::timing::{Laps, TimingArgs, median};
 use crate::error::InputError;
@@ -37,6 +39,9 @@ pub struct TrainingArgs {
     /// As `train.activations` in a config
     #[arg(long, default_value = "auto", value_parser = setting::<Activations>)]
     activations: Activations,
+    /// Where a device's time goes, kernel by kernel: one step more, which is not counted
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     timing: TimingArgs,
 }
@@ -62,7 +67,9 @@ pub fn train(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
     let rows = random_ids(batch, seq - 1, model.config().vocab_size)
         .into_iter()
         .map(|ids| EncodedRow { ids, prompt_len: 1 });
-    let steps = args.timing.warmup + args.timing.steps.get();
+    let counted = args.timing.warmup + args.timing.steps.get();
+    let profiled = bench.profiled()?;
+    let steps = counted + usize::from(profiled.is_some());
     let config = TrainConfig {
         tokens_per_micro_batch: batch * seq,
         batch_size: Some(batch),
@@ -87,10 +94,18 @@ pub fn train(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
         start: Start::Afresh,
     };
     let (mut laps, mut shares) = (Laps::start(), Vec::new());
+    let mut kernels = None;
     let mut observe = |event: Event<'_>| {
-        if let Event::Step(record) = event {
+        let Event::Step(record) = event else { return };
+        if record.step <= counted {
             laps.lap();
             shares.push(record.peak_share);
+        }
+        if let Some(device) = profiled {
+            match record.step == counted {
+                true => device.start_profile(),
+                false => kernels = Some(device.take_profile()),
+            }
         }
     };
     let mut hooks = Hooks {
@@ -101,7 +116,29 @@ pub fn train(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
     rag_tune_train::trainer::train(&request, &mut hooks, &mut Alone)?;
     laps.forget(args.timing.warmup);
     let share = median(shares.split_off(args.timing.warmup));
-    bench.print("train", &laps, share, out)
+    let kernels = kernels.transpose()?.map(|kernels| shares_of(&kernels));
+    bench.print("train", &laps, (share, kernels), out)
+}
+
+/// A kind of work of a device, as JSON shows it.
+#[derive(Debug, Serialize)]
+struct Share {
+    name: &'static str,
+    calls: usize,
+    seconds: f64,
+    /// Of all that the device did.
+    share: f64,
+}
+
+fn shares_of(times: &[WorkTime]) -> Vec<Share> {
+    let all: f64 = times.iter().map(|it| it.seconds).sum();
+    let share = |it: &WorkTime| Share {
+        name: it.name,
+        calls: it.calls,
+        seconds: rounded(it.seconds),
+        share: rounded(it.seconds / all),
+    };
+    times.iter().map(share).collect()
 }
 
 /// Times the forward pass up to the loss, as validation computes it.
@@ -135,7 +172,13 @@ pub fn forward(args: &TrainingArgs, out: &mut Output) -> anyhow::Result<()> {
         batch.targets.len(),
     );
     let share = flop / laps.step_s() / model.peak_op_per_s()?;
-    bench.print("forward", &laps, share, out)
+    let mut kernels = None;
+    if let Some(device) = bench.profiled()? {
+        device.start_profile();
+        model.loss_sum(Some(&adapter), &batch)?;
+        kernels = Some(shares_of(&device.take_profile()?));
+    }
+    bench.print("forward", &laps, (share, kernels), out)
 }
 
 /// What both works start with.
@@ -170,10 +213,28 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn print(&self, work: &str, laps: &Laps, share: f64, out: &mut Output) -> anyhow::Result<()> {
+    /// The device whose work is to be told kernel by kernel, if that was asked for.
+    fn profiled(&self) -> anyhow::Result<Option<&Device>> {
+        match (self.args.profile, self.model.device()) {
+            (false, _) => Ok(None),
+            (true, Some(device)) => Ok(Some(device)),
+            (true, None) => {
+                let message = "--profile needs a model on a device";
+                Err(InputError::new(message, "give --device cuda:0, or leave --profile out").into())
+            }
+        }
+    }
+
+    fn print(
+        &self,
+        work: &str,
+        laps: &Laps,
+        (share, kernels): (f64, Option<Vec<Share>>),
+        out: &mut Output,
+    ) -> anyhow::Result<()> {
         let args = self.args;
         let (batch, seq) = (args.batch.get(), args.seq.get());
-        let figures: Figures = self
+        let mut figures: Figures = self
             .subject
             .figures(work, &self.model, batch, seq)
             .say("rank", args.rank)
@@ -181,6 +242,9 @@ impl<'a> Bench<'a> {
             .with_laps(laps)
             .measured("share_of_peak", share)
             .with_memory(self.model.device());
+        if let Some(kernels) = kernels {
+            figures = figures.say("kernels", kernels);
+        }
         figures.print(args.timing.json, &COLUMNS, out)
     }
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use bytemuck::Pod;
 
 use super::device::Device;
-use super::driver::Argument;
+use super::driver::{Argument, Driver};
 use crate::error::KernelError;
 
 /// `len` values on a device, given up when dropped.
@@ -61,13 +61,10 @@ impl<T: Pod> DeviceBuffer<T> {
     /// [`KernelError`] if there are not so many, or the driver fails.
     pub fn write(&mut self, first: usize, values: &[T]) -> Result<(), KernelError> {
         self.check("DeviceBuffer::write", first, values.len())?;
+        let (to, from) = (self.at(first), bytemuck::cast_slice(values));
         // SAFETY: `check` has found the values inside.
-        let written = unsafe {
-            self.device
-                .driver()
-                .upload(self.at(first), bytemuck::cast_slice(values))
-        };
-        Ok(written?)
+        let upload = |driver: &dyn Driver| unsafe { driver.upload(to, from) };
+        Ok(self.device.timed("upload", upload)?)
     }
 
     /// The values, once all that was launched is done.
@@ -87,8 +84,10 @@ impl<T: Pod> DeviceBuffer<T> {
     pub fn read(&self, first: usize, to: &mut [T]) -> Result<(), KernelError> {
         self.check("DeviceBuffer::read", first, to.len())?;
         let to = bytemuck::cast_slice_mut(to);
+        let from = self.at(first);
         // SAFETY: `check` has found the values inside.
-        Ok(unsafe { self.device.driver().download(to, self.at(first)) }?)
+        let download = |driver: &dyn Driver| unsafe { driver.download(to, from) };
+        Ok(self.device.timed("download", download)?)
     }
 
     /// Overwrites the values from `first` on by some of `other`.
@@ -106,7 +105,8 @@ impl<T: Pod> DeviceBuffer<T> {
         let bytes = from.len() * size_of::<T>();
         let (to, from) = (self.at(first), other.at(from.start));
         // SAFETY: both are inside, and two buffers do not overlap.
-        Ok(unsafe { self.device.driver().copy(to, from, bytes) }?)
+        let copy = |driver: &dyn Driver| unsafe { driver.copy(to, from, bytes) };
+        Ok(self.device.timed("copy", copy)?)
     }
 
     /// Sets every value to zero.
@@ -115,8 +115,10 @@ impl<T: Pod> DeviceBuffer<T> {
     /// [`KernelError::Device`] if the driver fails.
     pub fn clear(&mut self) -> Result<(), KernelError> {
         let bytes = self.len * size_of::<T>();
+        let at = self.address;
         // SAFETY: all of the buffer.
-        Ok(unsafe { self.device.driver().clear(self.address, bytes) }?)
+        let clear = |driver: &dyn Driver| unsafe { driver.clear(at, bytes) };
+        Ok(self.device.timed("clear", clear)?)
     }
 
     /// A second buffer with the same values.

@@ -3,11 +3,18 @@
 use std::sync::Arc;
 
 use super::driver::{Argument, Driver, Launch, Product};
+use super::profile::{Profile, WorkTime};
 use crate::error::KernelError;
 
 /// A GPU, or an emulation of one. A clone is the same device.
 #[derive(Debug, Clone)]
-pub struct Device(Arc<dyn Driver>);
+pub struct Device(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    driver: Box<dyn Driver>,
+    profile: Profile,
+}
 
 /// Memory of a whole device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +76,10 @@ impl PartialEq for Device {
 
 impl Device {
     pub(super) fn of(driver: impl Driver + 'static) -> Self {
-        Self(Arc::new(driver))
+        Self(Arc::new(Shared {
+            driver: Box::new(driver),
+            profile: Profile::default(),
+        }))
     }
 
     /// The GPU with this number.
@@ -118,14 +128,33 @@ impl Device {
         super::emulator::Emulator::open(seed, bytes).map(Self::of)
     }
 
+    /// What tests run on: an emulated device with its threads in order, and one with them shuffled.
+    ///
+    /// With `RAG_TUNE_TEST_DEVICE=cuda:N` that GPU alone.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[cfg(any(test, feature = "emulator"))]
+    pub fn tested() -> Vec<Self> {
+        let Ok(name) = std::env::var("RAG_TUNE_TEST_DEVICE") else {
+            let emulated = [0, 0x5eed].map(Self::emulated);
+            return emulated
+                .map(|it| it.expect("the kernels compile for the CPU"))
+                .into();
+        };
+        let ordinal = name.strip_prefix("cuda:").and_then(|it| it.parse().ok());
+        let ordinal = ordinal.expect("RAG_TUNE_TEST_DEVICE is `cuda:N`");
+        vec![Self::gpu(ordinal).expect("RAG_TUNE_TEST_DEVICE names a GPU")]
+    }
+
     /// For people: the processor's name.
     pub fn name(&self) -> String {
-        self.0.name()
+        self.0.driver.name()
     }
 
     /// What no other device has, on whichever machine; `None` where that is not known.
     pub fn uuid(&self) -> Option<String> {
-        self.0.uuid()
+        self.driver().uuid()
     }
 
     /// Of the whole device.
@@ -133,7 +162,7 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] if the driver does not say.
     pub fn memory(&self) -> Result<DeviceMemory, DeviceError> {
-        self.0.memory()
+        self.0.driver.memory()
     }
 
     /// Waits for all that was launched.
@@ -141,11 +170,33 @@ impl Device {
     /// # Errors
     /// [`DeviceError`] if something of it failed.
     pub fn synchronize(&self) -> Result<(), DeviceError> {
-        self.0.synchronize()
+        self.0.driver.synchronize()
+    }
+
+    /// From now on, takes the time of everything that the device does, until [`Device::take_profile`].
+    pub fn start_profile(&self) {
+        self.0.profile.start();
+    }
+
+    /// What the device has done since [`Device::start_profile`], what took most first. Waits for it.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if something of it failed.
+    pub fn take_profile(&self) -> Result<Vec<WorkTime>, DeviceError> {
+        self.0.profile.take(&*self.0.driver)
     }
 
     pub(super) fn driver(&self) -> &dyn Driver {
-        &*self.0
+        &*self.0.driver
+    }
+
+    /// Has the driver do `work`, under a name of which the time may be taken.
+    pub(super) fn timed<T>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&dyn Driver) -> Result<T, DeviceError>,
+    ) -> Result<T, DeviceError> {
+        self.0.profile.timed(&*self.0.driver, name, work)
     }
 
     /// Launches `grid` blocks of `threads` threads of a kernel; nothing where a side of the grid is 0.
@@ -176,7 +227,7 @@ impl Device {
             arguments,
         };
         // SAFETY: the caller's promise.
-        Ok(unsafe { self.0.launch(&launch) }?)
+        Ok(self.timed(kernel, |driver| unsafe { driver.launch(&launch) })?)
     }
 
     /// # Safety
@@ -186,7 +237,7 @@ impl Device {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        Ok(unsafe { self.0.multiply(product) }?)
+        Ok(self.timed("cuBLASLt", |driver| unsafe { driver.multiply(product) })?)
     }
 }
 

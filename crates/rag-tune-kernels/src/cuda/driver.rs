@@ -56,6 +56,12 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Waits for all calls before.
     fn synchronize(&self) -> Result<(), DeviceError>;
 
+    /// Notes when all calls before are done.
+    fn mark(&self) -> Result<Mark, DeviceError>;
+
+    /// From one mark to a later one; waits for it, and gives up both.
+    fn seconds(&self, from: Mark, to: Mark) -> Result<f64, DeviceError>;
+
     /// What no other device has, where that is known.
     fn uuid(&self) -> Option<String> {
         None
@@ -88,6 +94,10 @@ fn no_peers() -> DeviceError {
         problem: "there is no library for them on this kind of device".to_owned(),
     }
 }
+
+/// A moment of a device's work, as its driver notes it.
+#[derive(Debug)]
+pub(crate) struct Mark(pub(crate) u64);
 
 /// A kernel's launch.
 pub(crate) struct Launch<'a> {

@@ -8,12 +8,13 @@ use std::ffi::{CStr, CString, OsString, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use half::bf16;
 use rayon::prelude::*;
 
 use super::device::{DeviceError, DeviceMemory};
-use super::driver::{Driver, Factor, Launch, Product, ProductType};
+use super::driver::{Driver, Factor, Launch, Mark, Product, ProductType};
 
 type LaunchFunction = unsafe extern "C" fn(
     *const c_char,
@@ -30,6 +31,7 @@ pub(super) struct Emulator {
     launch: LaunchFunction,
     seed: u64,
     total_bytes: usize,
+    opened: Instant,
     /// Bytes by address.
     memory: Mutex<BTreeMap<u64, Box<[Line]>>>,
 }
@@ -47,6 +49,7 @@ impl Emulator {
             launch,
             seed,
             total_bytes,
+            opened: Instant::now(),
             memory: Mutex::default(),
         })
     }
@@ -336,6 +339,16 @@ impl Driver for Emulator {
 
     fn synchronize(&self) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        // Calls are done when they return.
+        let nanoseconds = self.opened.elapsed().as_nanos();
+        Ok(Mark(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
+    }
+
+    fn seconds(&self, from: Mark, to: Mark) -> Result<f64, DeviceError> {
+        Ok((to.0 - from.0) as f64 * 1e-9)
     }
 }
 

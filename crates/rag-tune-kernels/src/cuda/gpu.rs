@@ -10,7 +10,7 @@ use cudarc::cublaslt::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::device::{DeviceError, DeviceMemory};
-use super::driver::{Driver, Factor, Launch, Product, ProductType};
+use super::driver::{Driver, Factor, Launch, Mark, Product, ProductType};
 use super::nccl::{self, Nccl};
 use super::peers::{IsLost, Member, PeerId, PeerSum};
 
@@ -30,6 +30,7 @@ pub(super) struct Gpu {
     /// By name; loaded with the device and kept as long.
     functions: HashMap<String, Function>,
     blas: Blas,
+    staging: Mutex<Staging>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +119,7 @@ impl Gpu {
             name: context.name().map_err(failed("cuDeviceGetName"))?,
             functions: load_functions()?,
             blas: Blas::new(&stream)?,
+            staging: Mutex::new(Staging::new()?),
             context,
             stream,
         })
@@ -213,6 +215,11 @@ impl Driver for Gpu {
 
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
         self.bind()?;
+        if from.len() <= STAGED_BYTES {
+            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the caller's promise.
+            return unsafe { staging.upload(&self.stream, to, from) };
+        }
         // SAFETY: the caller's promise. From pageable memory the driver copies before it returns.
         let copied = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
         copied.map_err(failed("cuMemcpyHtoDAsync"))
@@ -289,6 +296,30 @@ impl Driver for Gpu {
             .map_err(failed("cuStreamSynchronize"))
     }
 
+    fn mark(&self) -> Result<Mark, DeviceError> {
+        self.bind()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
+            .map_err(failed("cuEventCreate"))?;
+        // SAFETY: event and stream are this context's.
+        let recorded = unsafe { result::event::record(event, self.stream.cu_stream()) };
+        recorded.map_err(failed("cuEventRecord"))?;
+        Ok(Mark(event as u64))
+    }
+
+    fn seconds(&self, from: Mark, to: Mark) -> Result<f64, DeviceError> {
+        self.synchronize()?;
+        let [from, to] = [from, to].map(|mark| mark.0 as sys::CUevent);
+        // SAFETY: both are events that `mark` has made, recorded, and given to nobody else.
+        let milliseconds = unsafe {
+            let milliseconds = result::event::elapsed(from, to);
+            for event in [from, to] {
+                result::event::destroy(event).map_err(failed("cuEventDestroy"))?;
+            }
+            milliseconds.map_err(failed("cuEventElapsedTime"))?
+        };
+        Ok(f64::from(milliseconds) * 1e-3)
+    }
+
     fn uuid(&self) -> Option<String> {
         let uuid = self.context.uuid().ok()?;
         let bytes = uuid.bytes.iter();
@@ -312,6 +343,67 @@ impl Driver for Gpu {
     ) -> Result<Box<dyn PeerSum>, DeviceError> {
         let (context, stream) = (self.context.clone(), self.stream.clone());
         Ok(Box::new(Nccl::join(context, stream, id, member, is_lost)?))
+    }
+}
+
+/// Uploads of up to so many bytes go through [`Staging`]: token ids, targets, schedules.
+const STAGED_BYTES: usize = 1 << 20;
+
+/// Page-locked memory, from which a copy to the device goes on while the host does other things: without it each small upload of a
+/// step would wait for the stream.
+#[derive(Debug)]
+struct Staging {
+    memory: *mut u8,
+    /// What comes first that no copy reads from.
+    next: usize,
+}
+
+// SAFETY: the memory is the process's, and only the holder of its lock writes to it.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    const BYTES: usize = 8 * STAGED_BYTES;
+
+    fn new() -> Result<Self, DeviceError> {
+        // SAFETY: a call without conditions on its arguments; the context is the thread's.
+        let memory = unsafe { result::malloc_host(Self::BYTES, 0) };
+        Ok(Self {
+            memory: memory.map_err(failed("cuMemHostAlloc"))?.cast(),
+            next: 0,
+        })
+    }
+
+    /// # Safety
+    /// As [`Driver::upload`]; `from` has at most `STAGED_BYTES` bytes.
+    unsafe fn upload(
+        &mut self,
+        stream: &CudaStream,
+        to: u64,
+        from: &[u8],
+    ) -> Result<(), DeviceError> {
+        if self.next + from.len() > Self::BYTES {
+            // The copies that were begun still read from it.
+            stream
+                .synchronize()
+                .map_err(failed("cuStreamSynchronize"))?;
+            self.next = 0;
+        }
+        // SAFETY: there is room for so many bytes, which no copy reads from; what is being copied stays until the next wait above.
+        let copied = unsafe {
+            let staged = std::slice::from_raw_parts_mut(self.memory.add(self.next), from.len());
+            staged.copy_from_slice(from);
+            result::memcpy_htod_async(to, staged, stream.cu_stream())
+        };
+        self.next += from.len();
+        copied.map_err(failed("cuMemcpyHtoDAsync"))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // An error could not be told to anybody.
+        // SAFETY: the memory is from `malloc_host`, and freeing it waits for copies from it.
+        unsafe { result::free_host(self.memory.cast()) }.ok();
     }
 }
 

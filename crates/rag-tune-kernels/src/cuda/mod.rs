@@ -54,6 +54,7 @@ mod nccl;
 pub(crate) mod optimizer;
 pub(crate) mod peers;
 pub(crate) mod pieces;
+mod profile;
 #[cfg_attr(
     not(test),
     expect(
@@ -79,4 +80,5 @@ pub use matrix::peak_op_per_s;
 pub use optimizer::DeviceAdamW;
 pub use peers::{IsLost, Member, PeerId, Peers};
 pub use pieces::Group;
+pub use profile::WorkTime;
 pub use row::{Row, Vector};

@@ -7,18 +7,9 @@ use super::device::Device;
 use crate::reference::{self, testing::noise};
 use crate::{Matrix, Tensor};
 
-/// An emulated device with its threads in order, one with them shuffled, and the GPU where there is one.
-///
-/// `RAG_TUNE_TEST_DEVICE=cuda:0` asks for the GPU alone, and fails without one.
+/// See [`Device::tested`].
 pub(crate) fn devices() -> Vec<Device> {
-    if let Ok(name) = std::env::var("RAG_TUNE_TEST_DEVICE") {
-        let ordinal = name.strip_prefix("cuda:").and_then(|it| it.parse().ok());
-        let ordinal = ordinal.expect("RAG_TUNE_TEST_DEVICE is `cuda:N`");
-        return vec![Device::gpu(ordinal).expect("RAG_TUNE_TEST_DEVICE names a GPU")];
-    }
-    [0, 0x5eed]
-        .map(|seed| Device::emulated(seed).expect("the kernels compile for the CPU"))
-        .into()
+    Device::tested()
 }
 
 /// Values as bf16 holds them.

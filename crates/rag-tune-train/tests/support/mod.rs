@@ -23,8 +23,11 @@ use rag_tune_train::trainer::{Hooks, Start, TrainRequest, TrainSummary, train};
 
 /// The tiny model of the golden fixtures: `tiny_tied` or `tiny_untied`.
 pub fn golden_model(name: &str) -> Llama {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden");
-    load(&fixtures.join(name), Quantization::Int8, Compute::F32)
+    // The tests may run on a machine with a GPU and another path to the sources (scripts/gpu-check.sh).
+    let sources = std::env::var_os("RAG_TUNE_SOURCES").map(PathBuf::from);
+    let sources = sources.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    let model = sources.join("tests/fixtures/golden").join(name);
+    load(&model, Quantization::Int8, Compute::F32)
 }
 
 pub fn load(path: &Path, quantization: Quantization, compute: Compute) -> Llama {
