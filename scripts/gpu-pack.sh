@@ -17,20 +17,26 @@ pack="$(cd "$1" && pwd)"
 cd "$root"
 [[ -n "${CUDA_HOME:-}" ]] || scripts/cuda-toolchain.sh
 
-executable() { # cargo's arguments
-  cargo "$@" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+# What cargo has built, a line of JSON each.
+built="$(mktemp)"
+wheels="$(mktemp -d)"
+trap 'rm -rf "$built" "$wheels"' EXIT
+take() { # package, file name, name in the pack
+  cp "$(sed -n "s/.*[/#]$1[#@].*\"executable\":\"\([^\"]*\/$2\)\".*/\1/p" "$built" | tail -n 1)" "$pack/$3"
 }
 programs=(rag-tune kernels-tests model-tests train-tests)
-cp "$(executable build --release --locked --package rag-tune-cli --features cuda)" "$pack/rag-tune"
-cp "$(executable test --no-run --locked --package rag-tune-kernels --lib --features cuda)" "$pack/kernels-tests"
-cp "$(executable test --no-run --locked --package rag-tune-model --test device --features cuda)" "$pack/model-tests"
-cp "$(executable test --no-run --locked --package rag-tune-train --test device --features rag-tune-kernels/cuda)" "$pack/train-tests"
+json=--message-format=json-render-diagnostics
+cargo build --release --locked --package rag-tune-cli --features cuda $json >"$built"
+# All at once, so that they share their dependencies' features.
+cargo test --no-run --locked --workspace --lib --test device --features rag-tune-cli/cuda $json >>"$built"
+take rag-tune-cli rag-tune rag-tune
+take rag-tune-kernels 'rag_tune_kernels-[^"\/]*' kernels-tests
+take rag-tune-model 'device-[^"\/]*' model-tests
+take rag-tune-train 'device-[^"\/]*' train-tests
 strip "${programs[@]/#/$pack/}"
 
 cp scripts/gpu_peer.py "$pack/"
 rm -rf "$pack/site"
-wheels="$(mktemp -d)"
-trap 'rm -rf "$wheels"' EXIT
 mapfile -t packages < <(grep -oE '(peft|accelerate)==[0-9.]+' scripts/python-env.sh)
 packages+=(bitsandbytes==0.50.2)
 if python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$wheels" "${packages[@]}"; then

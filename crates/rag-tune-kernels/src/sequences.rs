@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::attention::Heads;
 use crate::cuda::Device;
-use crate::cuda::attention::Schedule;
+use crate::cuda::attention::{DecodeSchedule, Schedule};
 use crate::cuda::ids::Ids;
 use crate::cuda::lazy::Lazy;
 use crate::error::KernelError;
@@ -17,7 +17,9 @@ use crate::error::KernelError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequences {
     offsets: Vec<usize>,
+    // What the layers of a pass share on a device.
     schedule: Lazy<Schedule>,
+    decode_schedule: Lazy<DecodeSchedule>,
 }
 
 impl Sequences {
@@ -40,6 +42,7 @@ impl Sequences {
         Ok(Self {
             offsets,
             schedule: Lazy::default(),
+            decode_schedule: Lazy::default(),
         })
     }
 
@@ -49,9 +52,33 @@ impl Sequences {
         device: &Device,
         heads: Heads,
     ) -> Result<Arc<Schedule>, KernelError> {
+        let keys: Vec<usize> = self.ranges().map(|range| range.len()).collect();
+        self.schedule_behind(device, &keys, heads)
+    }
+
+    /// The same when these are the last tokens of sequences with so many `keys`.
+    pub(crate) fn schedule_behind(
+        &self,
+        device: &Device,
+        keys: &[usize],
+        heads: Heads,
+    ) -> Result<Arc<Schedule>, KernelError> {
         self.schedule.get(
-            |schedule| schedule.device() == device && schedule.heads() == heads,
-            || Schedule::packed(device, self, heads),
+            |schedule| schedule.is_of(device, keys, heads),
+            || Schedule::behind(device, self, keys, heads),
+        )
+    }
+
+    /// The same when each is one token.
+    pub(crate) fn decode_schedule(
+        &self,
+        device: &Device,
+        keys: &[usize],
+        heads: Heads,
+    ) -> Result<Arc<DecodeSchedule>, KernelError> {
+        self.decode_schedule.get(
+            |schedule| schedule.is_of(device, keys, heads),
+            || DecodeSchedule::new(device, keys, heads),
         )
     }
 

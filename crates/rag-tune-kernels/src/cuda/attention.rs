@@ -102,7 +102,7 @@ pub(crate) struct Schedule {
     key_blocks: Blocks,
 }
 
-/// The blocks of a step of decoding, for all layers, and memory for parts of their results.
+/// The blocks of a step of decoding, for all layers.
 #[derive(Debug)]
 pub(crate) struct DecodeSchedule {
     heads: Heads,
@@ -111,8 +111,8 @@ pub(crate) struct DecodeSchedule {
     /// `[rows, 2]`: number of parts, first part.
     rows: DeviceBuffer<i32>,
     blocks: Blocks,
-    /// `[parts, query heads, dim + 2]`; none where each row has one part.
-    parts: DeviceBuffer<f32>,
+    /// Of rows that have several; none where each has one.
+    parts: usize,
 }
 
 /// The kernels' instance for a head size.
@@ -206,23 +206,10 @@ fn table(
 }
 
 impl Schedule {
-    /// For sequences whose keys and values are packed as their queries are.
-    ///
-    /// # Errors
-    /// [`KernelError`] if there are no kernels for such heads, or the batch is too large.
-    pub(crate) fn packed(
-        device: &Device,
-        sequences: &Sequences,
-        heads: Heads,
-    ) -> Result<Self, KernelError> {
-        let keys: Vec<usize> = sequences.ranges().map(|range| range.len()).collect();
-        Self::behind(device, sequences, &keys, heads)
-    }
-
     /// For the last tokens of sequences that have `keys` keys each, these tokens' included.
     ///
     /// # Errors
-    /// As [`Self::packed`], and if a sequence has fewer keys than queries.
+    /// [`KernelError`] if there are no kernels for such heads, there are too many tokens, or a sequence has fewer keys than queries.
     pub(crate) fn behind(
         device: &Device,
         sequences: &Sequences,
@@ -266,8 +253,9 @@ impl Schedule {
         })
     }
 
-    pub(crate) fn heads(&self) -> Heads {
-        self.heads
+    /// Whether it was made for these.
+    pub(crate) fn is_of(&self, device: &Device, keys: &[usize], heads: Heads) -> bool {
+        self.device() == device && self.keys == keys && self.heads == heads
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -658,8 +646,13 @@ impl DecodeSchedule {
             keys: keys.to_vec(),
             rows: table(OPERATION, device, rows.as_flattened())?,
             blocks: Blocks::new(OPERATION, device, blocks, work)?,
-            parts: DeviceBuffer::stale(device, parts * heads.query * (heads.dim + 2))?,
+            parts,
         })
+    }
+
+    /// Whether it was made for these.
+    pub(crate) fn is_of(&self, device: &Device, keys: &[usize], heads: Heads) -> bool {
+        self.rows.device() == device && self.keys == keys && self.heads == heads
     }
 }
 
@@ -681,7 +674,7 @@ fn part_keys(keys: usize) -> usize {
 pub(crate) fn decode(
     q: Rows<'_>,
     caches: &Caches,
-    schedule: &mut DecodeSchedule,
+    schedule: &DecodeSchedule,
     out: RowsMut<'_>,
 ) -> Result<(), KernelError> {
     const OPERATION: &str = "attention_decode";
@@ -692,6 +685,9 @@ pub(crate) fn decode(
     check_rows(OPERATION, "q", device, q, shape)?;
     check_rows(OPERATION, "out", device, out.as_rows(), shape)?;
     caches.check(OPERATION, device, &schedule.keys, heads)?;
+    // `[parts, query heads, dim + 2]`
+    let parts = schedule.parts * heads.query * (heads.dim + 2);
+    let parts = DeviceBuffer::<f32>::stale(device, parts)?;
     let number = |value| count(OPERATION, value);
     let group = heads.query / heads.key_value;
     let kernel = match Instance::of(OPERATION, heads)? {
@@ -704,7 +700,7 @@ pub(crate) fn decode(
         schedule.rows.argument(),
         schedule.blocks.table.argument(),
         out.values.argument(),
-        schedule.parts.argument(),
+        parts.argument(),
         number(q.stride)?,
         number(caches.stride)?,
         number(out.stride)?,
@@ -718,11 +714,11 @@ pub(crate) fn decode(
     // SAFETY: `q` and `out` have the schedule's rows, each has an address with its keys behind it (`Caches::new`), and `parts` a place
     // for each part of a row that has several.
     unsafe { device.launch(kernel, grid, (THREADS, 0), &arguments)? };
-    if schedule.parts.is_empty() {
+    if parts.is_empty() {
         return Ok(());
     }
     let arguments = [
-        schedule.parts.argument(),
+        parts.argument(),
         schedule.rows.argument(),
         out.values.argument(),
         number(out.stride)?,
@@ -868,7 +864,7 @@ mod tests {
             let exact = reference_of(&inputs, Compute::F32, &sequences, heads);
             let plain = reference_of(&inputs, Compute::Bf16, &sequences, heads);
             for device in devices() {
-                let schedule = Schedule::packed(&device, &sequences, heads).unwrap();
+                let schedule = sequences.schedule(&device, heads).unwrap();
                 let [q, k, v, d_out] = inputs.each_ref().map(|it| strided(&device, it));
                 let qkv = Packed {
                     q: rows(&q),
@@ -1028,9 +1024,9 @@ mod tests {
                 let cached = cached(&device, &sequences, [k, v], heads);
                 let decoded = |q: &Tensor, caches: &Caches, lengths: &[usize]| {
                     let q = strided(&device, q);
-                    let mut schedule = DecodeSchedule::new(&device, lengths, heads).unwrap();
+                    let schedule = DecodeSchedule::new(&device, lengths, heads).unwrap();
                     let mut out = strided(&device, &Tensor::zeros(lengths.len(), exact.cols()));
-                    decode(rows(&q), caches, &mut schedule, rows_mut(&mut out)).unwrap();
+                    decode(rows(&q), caches, &schedule, rows_mut(&mut out)).unwrap();
                     dense(&out, exact.cols())
                 };
                 let got = decoded(&q, &cached.caches, lengths);
@@ -1078,7 +1074,7 @@ mod tests {
             heads(1, 1, 0),
             heads(3, 2, 8),
         ] {
-            assert!(Schedule::packed(device, &one, refused).is_err());
+            assert!(one.schedule(device, refused).is_err());
             assert!(DecodeSchedule::new(device, &[4], refused).is_err());
         }
         let heads = heads(2, 1, 8);
@@ -1110,7 +1106,7 @@ mod tests {
             let qkv = Packed { q: rows(q), k, v };
             forward(qkv, schedule, rows_mut(&mut out), &mut lse)
         };
-        let schedule = Schedule::packed(device, &one, heads).unwrap();
+        let schedule = one.schedule(device, heads).unwrap();
         assert!(run(&wide, &schedule, 8).is_ok());
         assert!(run(&wide, &schedule, 7).is_err());
         assert!(run(&(buffer(48), 16), &schedule, 8).is_err());
@@ -1118,8 +1114,8 @@ mod tests {
         let longer = Schedule::behind(device, &one, &[9], heads).unwrap();
         assert!(run(&wide, &longer, 8).is_err());
         let few = caches(0, 4, 8).unwrap();
-        let mut decoding = DecodeSchedule::new(device, &[5], heads).unwrap();
+        let decoding = DecodeSchedule::new(device, &[5], heads).unwrap();
         let mut out = (buffer(16), 16);
-        assert!(decode(rows(&wide), &few, &mut decoding, rows_mut(&mut out)).is_err());
+        assert!(decode(rows(&wide), &few, &decoding, rows_mut(&mut out)).is_err());
     }
 }

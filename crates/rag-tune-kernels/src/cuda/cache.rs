@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 
-use super::attention::{
-    self, CachePlace, Caches, DecodeSchedule, Gradients, Packed, Rows, RowsMut, Saved, Schedule,
-};
+use super::attention::{self, CachePlace, Caches, Gradients, Packed, Rows, RowsMut, Saved};
 use super::buffer::DeviceBuffer;
 use super::device::Device;
 use super::tensor::{Lent, own};
@@ -216,7 +214,7 @@ pub(crate) fn behind(
     let q = there(q, "attention::behind")?;
     let device = q.buffer().device();
     let (keys, places) = tables(caches);
-    let schedule = Schedule::behind(device, sequences, &keys, heads)?;
+    let schedule = sequences.schedule_behind(device, &keys, heads)?;
     let (tokens, width) = (sequences.tokens(), heads.query * heads.dim);
     let mut out = DeviceBuffer::stale(device, tokens * width)?;
     let mut lse = DeviceBuffer::stale(device, tokens * heads.query)?;
@@ -234,13 +232,14 @@ pub(crate) fn behind(
 /// As `crate::attention::decode`; the shapes fit, and no cache is empty.
 pub(crate) fn decode(
     q: &Stored,
+    sequences: &Sequences,
     caches: &[&DeviceCache],
     heads: Heads,
 ) -> Result<Stored, KernelError> {
     let q = there(q, "attention::decode")?;
     let device = q.buffer().device();
     let (keys, places) = tables(caches);
-    let mut schedule = DecodeSchedule::new(device, &keys, heads)?;
+    let schedule = sequences.decode_schedule(device, &keys, heads)?;
     let (count, width) = (caches.len(), heads.query * heads.dim);
     let mut out = DeviceBuffer::stale(device, count * width)?;
     let to = RowsMut {
@@ -249,7 +248,7 @@ pub(crate) fn decode(
     };
     // SAFETY: the caches' buffers are borrowed until the launch, and freed behind it.
     let caches = unsafe { Caches::new(device, &places, heads.key_value * heads.dim, heads)? };
-    attention::decode(rows(&q, heads.query, heads.dim), &caches, &mut schedule, to)?;
+    attention::decode(rows(&q, heads.query, heads.dim), &caches, &schedule, to)?;
     Ok(stored(count, width, out))
 }
 

@@ -62,6 +62,8 @@ struct Shape {
     transposed: [bool; 2],
     d_type: ProductType,
     keeps: bool,
+    /// Of `b`, `a`, `c` and `d`: the largest power of two up to 256 that divides the address.
+    alignments: [u32; 4],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -455,19 +457,20 @@ impl Blas {
             transposed: [product.a.transposed, product.b.transposed],
             d_type: product.d_type,
             keeps: product.beta != 0.0,
+            alignments: [product.b.address, product.a.address, product.c, product.d].map(alignment),
         };
         let mut advice = self.advice.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = advice.get(&shape) {
             return Ok(*plan);
         }
         let plan = self
-            .ask(product)
+            .ask(product, shape.alignments)
             .map_err(blas_failed("cublasLtMatmulAlgoGetHeuristic"))?;
         advice.insert(shape, plan);
         Ok(plan)
     }
 
-    fn ask(&self, product: &Product) -> Result<Plan, blas::CublasError> {
+    fn ask(&self, product: &Product, alignments: [u32; 4]) -> Result<Plan, blas::CublasError> {
         let bf16 = blas_sys::cudaDataType_t::CUDA_R_16BF;
         let f32 = blas_sys::cudaDataType_t::CUDA_R_32F;
         let d_type = match product.d_type {
@@ -509,16 +512,34 @@ impl Blas {
             layout(product.a, [rows, inner])?,
             blas::create_matrix_layout(d_type, cols as u64, rows as u64, product.stride as i64)?,
         ];
+        use blas_sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let preference = blas::create_matmul_pref()?;
         let workspace = WORKSPACE_BYTES;
         // SAFETY: everything was just made, and the preference is given up when it has been read.
         let heuristic = unsafe {
             blas::set_matmul_pref_attribute(
                 preference,
-                blas_sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                 (&raw const workspace).cast(),
                 size_of::<usize>(),
             )?;
+            // Untold, it takes 256 for granted, which rows in the middle of a matrix need not have.
+            for (attribute, alignment) in [
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+            ]
+            .into_iter()
+            .zip(alignments)
+            {
+                blas::set_matmul_pref_attribute(
+                    preference,
+                    attribute,
+                    (&raw const alignment).cast(),
+                    size_of::<u32>(),
+                )?;
+            }
             let [left, right, result] = layouts;
             let heuristic = blas::get_matmul_algo_heuristic(
                 self.handle,
@@ -538,6 +559,10 @@ impl Blas {
             algorithm: heuristic.algo,
         })
     }
+}
+
+fn alignment(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(8)
 }
 
 impl Drop for Blas {

@@ -109,7 +109,7 @@ impl Engine<'_> {
             let caches: Vec<&Cache> = sequences.iter().map(|row| &row.caches[layer]).collect();
             let attended = match pass {
                 Pass::Prompt => attention::behind(&inputs.q, &packed, &caches, context.heads),
-                Pass::Next => attention::decode(&inputs.q, &caches, context.heads),
+                Pass::Next => attention::decode(&inputs.q, &packed, &caches, context.heads),
             };
             drop(inputs);
             x = block.after_attention(x, attended?, context)?;
