@@ -487,7 +487,7 @@ impl Llama {
         let Some(device) = self.device().filter(|_| gradient.device().is_none()) else {
             return self.passes(&applied, batch, options, gradient);
         };
-        let mut there = adapter.zero_gradient_on(device)?;
+        let mut there = adapter.zero_gradient_on(Some(device))?;
         let loss = self.passes(&applied, batch, options, &mut there)?;
         gradient.add(&there)?;
         Ok(loss)

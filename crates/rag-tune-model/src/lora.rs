@@ -208,6 +208,11 @@ impl Adapter {
         self.layers.get(&place)
     }
 
+    /// Every tensor, in the order in which parameters are stored and updated.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        tensors_mut(&mut self.layers)
+    }
+
     /// Where its factors lie; `None` is host memory.
     pub fn device(&self) -> Option<&Device> {
         self.layers.values().next()?.a.device()
@@ -236,7 +241,7 @@ impl Adapter {
             return Ok(Cow::Borrowed(self));
         }
         let mut here = self.clone();
-        for (_, tensor) in here.layers.values_mut().flat_map(LoraFactors::tensors_mut) {
+        for tensor in here.tensors_mut() {
             *tensor = tensor.to_host()?.into_owned();
         }
         Ok(Cow::Owned(here))
@@ -259,22 +264,22 @@ impl Adapter {
 
     /// Zeros in the shape of the factors, in host memory: where gradients are summed.
     pub fn zero_gradient(&self) -> AdapterGradient {
-        let zeros = self.gradient_of(|[rows, cols]| Ok(Tensor::zeros(rows, cols)));
-        zeros.expect("host memory is not refused")
+        self.zero_gradient_on(None)
+            .expect("host memory is not refused")
     }
 
-    /// As [`Adapter::zero_gradient`], on `device`.
+    /// As [`Adapter::zero_gradient`], on `device` if there is one.
     ///
     /// # Errors
     /// [`KernelError::Device`] if its memory is not enough.
-    pub fn zero_gradient_on(&self, device: &Device) -> Result<AdapterGradient, KernelError> {
-        self.gradient_of(|[rows, cols]| Tensor::zeros_on(device, rows, cols))
-    }
-
-    fn gradient_of(
+    pub fn zero_gradient_on(
         &self,
-        zeros: impl Fn([usize; 2]) -> Result<Tensor, KernelError>,
+        device: Option<&Device>,
     ) -> Result<AdapterGradient, KernelError> {
+        let zeros = |[rows, cols]: [usize; 2]| match device {
+            None => Ok(Tensor::zeros(rows, cols)),
+            Some(device) => Tensor::zeros_on(device, rows, cols),
+        };
         let layers = self.layers.iter().map(|(place, factors)| {
             let magnitude = factors.magnitude.as_ref().map(|it| zeros(it.shape()));
             let gradient = LoraFactors {
@@ -311,8 +316,7 @@ impl AdapterGradient {
 
     /// Every tensor, in the adapter's order.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
-        let tensors = self.layers.values_mut().flat_map(LoraFactors::tensors_mut);
-        tensors.map(|(_, tensor)| tensor)
+        tensors_mut(&mut self.layers)
     }
 
     /// Where it lies; `None` is host memory.
@@ -353,6 +357,11 @@ impl AdapterGradient {
     pub fn clear(&mut self) -> Result<(), KernelError> {
         self.tensors_mut().try_for_each(Tensor::clear)
     }
+}
+
+fn tensors_mut(layers: &mut BTreeMap<Place, LoraFactors>) -> impl Iterator<Item = &mut Tensor> {
+    let tensors = layers.values_mut().flat_map(LoraFactors::tensors_mut);
+    tensors.map(|(_, tensor)| tensor)
 }
 
 /// Dropout of the adapters' inputs in one pass over one micro-batch.

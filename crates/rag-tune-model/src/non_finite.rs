@@ -128,10 +128,7 @@ impl Llama {
             return Ok(Some(found.ended(Pass::Forward)));
         }
 
-        let mut gradient = match self.device() {
-            None => adapter.zero_gradient(),
-            Some(device) => adapter.zero_gradient_on(device)?,
-        };
+        let mut gradient = adapter.zero_gradient_on(self.device())?;
         let (_, mut d_x) = self.loss(&x, batch, options.gradient_scale)?;
         found.look(&*d_x.to_host()?, (None, Some(Operation::LmHead)));
         for (block, input) in self.blocks.iter().zip(inputs).rev() {

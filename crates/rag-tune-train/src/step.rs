@@ -111,12 +111,9 @@ impl<'a> Run<'a> {
             model, lora, train, ..
         } = request;
         let mut adapter = model.fresh_adapter(lora.settings(), request.seed)?;
-        let (mut gradient, mut part) = (adapter.zero_gradient(), adapter.zero_gradient());
         // Where the host must make the update, each pass brings adapter and gradient over and back.
         if let Some(device) = model.device().filter(|_| train.optimizer.is_on_devices()) {
             adapter = adapter.to_device(device)?;
-            gradient = adapter.zero_gradient_on(device)?;
-            part = adapter.zero_gradient_on(device)?;
         }
         let largest = Work::count(request.set)?.largest;
         // The weights are there already.
@@ -128,8 +125,8 @@ impl<'a> Run<'a> {
         let footprint = model.footprint(lora.settings(), lora.dropout);
         Ok(Self {
             request,
-            gradient,
-            part,
+            gradient: adapter.zero_gradient_on(adapter.device())?,
+            part: adapter.zero_gradient_on(adapter.device())?,
             packed: Vec::new(),
             device_sums: None,
             most_tokens: usize::MAX,
@@ -179,6 +176,7 @@ impl<'a> Run<'a> {
         let loss = match sum {
             Sum::Finite { loss_bits } => f64::from_bits(loss_bits),
             Sum::NotFinite { micro_batch, what } => {
+                let (micro, options) = (&micro_batches[micro_batch], &options[micro_batch]);
                 let mut skipped = SkippedStep {
                     step,
                     what,
@@ -191,17 +189,7 @@ impl<'a> Run<'a> {
                     max_gradients: Vec::new(),
                     lr,
                 };
-                let adapter = self.adapter.to_host()?;
-                let parts = micro_batches[micro_batch].parts(self.most_tokens)?;
-                for (at, part) in parts.iter().enumerate() {
-                    let options = of_part(&options[micro_batch], at);
-                    let model = request.model;
-                    let found = model.find_non_finite(&adapter, &part.batch, &options)?;
-                    if found.is_some() || at + 1 == parts.len() {
-                        skipped.locate(found, &part.rows);
-                        break;
-                    }
-                }
+                self.locate(&mut skipped, micro, options)?;
                 return Ok(Outcome::Skipped(skipped));
             }
         };
@@ -232,6 +220,26 @@ impl<'a> Run<'a> {
         }))
     }
 
+    /// Goes through a micro-batch that is not finite again, in the parts in which it was computed, to the first that shows where.
+    fn locate(
+        &self,
+        skipped: &mut SkippedStep,
+        micro: &MicroBatch,
+        options: &PassOptions,
+    ) -> Result<(), TrainError> {
+        let model = self.request.model;
+        let adapter = self.adapter.to_host()?;
+        let parts = micro.parts(self.most_tokens)?;
+        for (at, part) in parts.iter().enumerate() {
+            let found = model.find_non_finite(&adapter, &part.batch, &of_part(options, at))?;
+            if found.is_some() || at + 1 == parts.len() {
+                skipped.locate(found, &part.rows);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Where this rank computes.
     pub(crate) fn place(&self) -> Place {
         Place::of(self.request.model.device(), &self.gradient)
@@ -245,7 +253,6 @@ impl<'a> Run<'a> {
         ranks: &mut dyn Collective,
     ) -> Result<Sum, TrainError> {
         let world = ranks.world();
-        self.gradient.clear()?;
         let (mut loss, mut not_finite) = (0.0, None);
         for (index, micro) in micro_batches.iter().enumerate() {
             let owner = owner(index, world.size);
@@ -295,6 +302,7 @@ impl<'a> Run<'a> {
         ranks: &mut dyn Collective,
     ) -> Result<Sum, TrainError> {
         let World { rank, size } = ranks.world();
+        // A rank may have none.
         self.gradient.clear()?;
         let mut own = OwnSum::default();
         for (at, index) in share(micro_batches.len(), rank, size).enumerate() {

@@ -125,7 +125,7 @@ impl Optimizer {
             None => Ok(gradient.norm()),
             Some(there) => {
                 let gradients: Vec<&Tensor> = gradient.tensors().collect();
-                there.grad_norm(tensors_mut(adapter), &gradients)
+                there.grad_norm(adapter.tensors_mut().collect(), &gradients)
             }
         }
     }
@@ -159,7 +159,7 @@ impl Optimizer {
                 epsilon,
             };
             let gradients: Vec<&Tensor> = gradient.tensors().collect();
-            return there.update(step, tensors_mut(adapter), &gradients);
+            return there.update(step, adapter.tensors_mut().collect(), &gradients);
         }
         let moments = self
             .first_moments
@@ -229,15 +229,6 @@ impl Optimizer {
         }
         Ok(())
     }
-}
-
-/// Every tensor, in the adapter's order.
-fn tensors_mut(adapter: &mut Adapter) -> Vec<&mut Tensor> {
-    let tensors = adapter
-        .layers
-        .values_mut()
-        .flat_map(LoraFactors::tensors_mut);
-    tensors.map(|(_, tensor)| tensor).collect()
 }
 
 /// The update of one tensor, on moments of either kind.
@@ -378,10 +369,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut norms = Vec::new();
             for step in 1..=4 {
-                let mut gradient = match adapter.device() {
-                    None => adapter.zero_gradient(),
-                    Some(device) => adapter.zero_gradient_on(device).unwrap(),
-                };
+                let mut gradient = adapter.zero_gradient_on(adapter.device()).unwrap();
                 for tensor in gradient.tensors_mut() {
                     let values = (0..tensor.len()).map(|at| ((at * step) as f32 * 0.37).sin());
                     tensor.write(&values.collect::<Vec<_>>()).unwrap();
