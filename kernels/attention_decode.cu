@@ -4,7 +4,8 @@
 //            and its total of weights, which attention_decode_join puts together
 // shapes     q, out [rows, query_heads * dim] bf16; addresses [rows, 2] u64: where a row's keys and values lie, [keys, kv_heads * dim]
 //            bf16; all with a stride that is a multiple of 8; dim % 8 == 0, dim <= 64 or dim <= 128.
-//            rows [rows, 2] i32: number of parts, first part; blocks [m, 4] i32: row, part, first key, end of the keys;
+//            rows [rows, 2] i32: number of parts, first part; blocks [m, 4] i32: row, part, first key, end of the keys (a block
+//            without keys has nothing to do: grids are a little larger than needed, so that they fit longer);
 //            parts [parts, query_heads, dim + 2] f32, of rows with more than one part
 // launch     128 threads, a grid of (kv_heads * ceil(group / 16), blocks), no dynamic shared memory; join: 128 threads,
 //            a grid of (query_heads, rows)
@@ -40,6 +41,9 @@ __device__ __forceinline__ void decode(const bf16* q, const uint64_t* addresses,
     const int first_head = kv_head * group + tile * HEADS, heads = min(HEADS, group - tile * HEADS);
     const int* block = blocks + 4 * blockIdx.y;
     const int row = block[0], part = block[1], first_key = block[2], end = block[3];
+    if (first_key >= end) {
+        return;
+    }
     q += static_cast<int64_t>(row) * q_stride + first_head * dim;
     const bf16* k = reinterpret_cast<const bf16*>(addresses[2 * row]) + kv_head * dim;
     const bf16* v = reinterpret_cast<const bf16*>(addresses[2 * row + 1]) + kv_head * dim;

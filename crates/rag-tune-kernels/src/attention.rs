@@ -152,6 +152,13 @@ impl Cache {
         }
     }
 
+    pub(crate) fn on_a_device_mut(&mut self) -> Option<&mut DeviceCache> {
+        match &mut self.0 {
+            CachePages::Device(cache) => Some(cache),
+            CachePages::F32(_) | CachePages::Bf16(_) => None,
+        }
+    }
+
     fn on_a_device(&self) -> Option<&DeviceCache> {
         match &self.0 {
             CachePages::Device(cache) => Some(cache),
@@ -159,7 +166,12 @@ impl Cache {
         }
     }
 
-    fn positions(&self) -> usize {
+    /// Where it is; `None` is host memory.
+    pub(crate) fn device(&self) -> Option<&Device> {
+        self.on_a_device().map(DeviceCache::device)
+    }
+
+    pub(crate) fn positions(&self) -> usize {
         match &self.0 {
             CachePages::F32(pages) => pages.positions(),
             CachePages::Bf16(pages) => pages.positions(),
@@ -168,7 +180,7 @@ impl Cache {
     }
 
     /// `[key/value heads, dim]`
-    fn shape(&self) -> [usize; 2] {
+    pub(crate) fn shape(&self) -> [usize; 2] {
         match &self.0 {
             CachePages::F32(pages) => pages.shape(),
             CachePages::Bf16(pages) => pages.shape(),
@@ -307,31 +319,20 @@ pub fn behind(
     }
 }
 
-/// Attention of one new token a sequence to all positions in its cache.
+/// Attention of one new token a sequence to all positions in its cache, in host memory; on a device
+/// [`DecodeStep::attend`](crate::cuda::DecodeStep::attend) does it.
 ///
 /// # Shapes
-/// `q`: `[sequences, query heads * dim]`, packed as `sequences` of one token each; one [`Cache`] a sequence, the new token's keys
-/// and values included; returns the shape of `q`, stored as `q` is
+/// `q`: `[sequences, query heads * dim]`; one [`Cache`] a sequence, the new token's keys and values included; returns the shape of `q`,
+/// stored as `q` is
 ///
 /// # Errors
-/// [`KernelError`] if the shapes do not fit, a cache is empty, or they are stored in two precisions.
-pub fn decode(
-    q: &Stored,
-    sequences: &Sequences,
-    caches: &[&Cache],
-    heads: Heads,
-) -> Result<Stored, KernelError> {
+/// [`KernelError`] if the shapes do not fit, a cache is empty, or they are stored in two precisions or on a device.
+pub fn decode(q: &Stored, caches: &[&Cache], heads: Heads) -> Result<Stored, KernelError> {
     let operation = "attention::decode";
-    let shape = [caches.len(), caches.len()];
-    check_shape(
-        operation,
-        "sequences",
-        &[sequences.len(), sequences.tokens()],
-        &shape,
-    )?;
     check_caches(operation, q, caches, &vec![1; caches.len()], heads)?;
     if q.on_device().is_some() {
-        return cache::decode(q, sequences, &on_a_device(operation, caches)?, heads);
+        return Err(two_places(operation));
     }
     let (f32s, bf16s) = by_precision(caches);
     match q.values() {
@@ -397,11 +398,6 @@ mod tests {
     use super::*;
     use crate::reference;
     use crate::reference::testing::{max_error, noise};
-
-    /// So many sequences of one token.
-    fn ones(count: usize) -> Sequences {
-        Sequences::from_lengths(&vec![1; count]).unwrap()
-    }
 
     const CASES: [(&[usize], Heads); 4] = [
         (
@@ -521,7 +517,7 @@ mod tests {
             let caches: Vec<_> = caches.collect();
             let last = [lengths[0] - 1, lengths[0] + lengths[1] - 1];
             let q = Stored::new(q.into_tensor().gather_rows(&last).unwrap(), compute);
-            let decoded = decode(&q, &ones(2), &[&caches[0], &caches[1]], heads).unwrap();
+            let decoded = decode(&q, &[&caches[0], &caches[1]], heads).unwrap();
             let full = full.out.into_tensor().gather_rows(&last).unwrap();
             assert!(
                 max_error(&decoded.into_tensor(), &full) < bound,
@@ -583,20 +579,17 @@ mod tests {
         assert_eq!(cache.bytes(), 2 * 4 * if is_bf16 { 2 } else { 4 });
         assert_eq!(cache.push(&wide, &wide, 0..1).is_err(), is_bf16);
         let q = |dim| Stored::new(noise(1, dim, 1), Compute::Bf16);
-        assert!(decode(&q(4), &ones(1), &[&cache], heads(4)).is_ok());
-        assert!(decode(&q(3), &ones(1), &[&cache], heads(3)).is_err());
+        assert!(decode(&q(4), &[&cache], heads(4)).is_ok());
+        assert!(decode(&q(3), &[&cache], heads(3)).is_err());
         let mut other = Cache::new(heads(4), Compute::F32);
-        assert!(
-            decode(&q(4), &ones(1), &[&other], heads(4)).is_err(),
-            "empty"
-        );
-        let one = ones(1);
+        assert!(decode(&q(4), &[&other], heads(4)).is_err(), "empty");
+        let one = Sequences::from_lengths(&[1]).unwrap();
         assert!(behind(&q(4), &one, &[&cache], heads(4)).is_ok());
         assert!(behind(&q(4), &one, &[&other], heads(4)).is_err(), "empty");
         assert!(behind(&q(4), &one, &[], heads(4)).is_err(), "no cache");
         other.push(&wide, &wide, 0..2).unwrap();
         let two_rows = Stored::new(noise(2, 4, 1), Compute::Bf16);
-        let mixed = decode(&two_rows, &ones(2), &[&cache, &other], heads(4));
+        let mixed = decode(&two_rows, &[&cache, &other], heads(4));
         assert_eq!(mixed.is_err(), is_bf16);
     }
 }

@@ -13,6 +13,7 @@ pub mod adamw_8bit;
 pub mod adapted;
 mod aligned;
 mod arena;
+pub mod argmax;
 pub mod attention;
 pub mod bias;
 pub mod blockwise;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::attention::Heads;
 use crate::cuda::Device;
-use crate::cuda::attention::{DecodeSchedule, Schedule};
+use crate::cuda::attention::Schedule;
 use crate::cuda::ids::Ids;
 use crate::cuda::lazy::Lazy;
 use crate::error::KernelError;
@@ -19,7 +19,6 @@ pub struct Sequences {
     offsets: Vec<usize>,
     // What the layers of a pass share on a device.
     schedule: Lazy<Schedule>,
-    decode_schedule: Lazy<DecodeSchedule>,
 }
 
 impl Sequences {
@@ -42,7 +41,6 @@ impl Sequences {
         Ok(Self {
             offsets,
             schedule: Lazy::default(),
-            decode_schedule: Lazy::default(),
         })
     }
 
@@ -66,19 +64,6 @@ impl Sequences {
         self.schedule.get(
             |schedule| schedule.is_of(device, keys, heads),
             || Schedule::behind(device, self, keys, heads),
-        )
-    }
-
-    /// The same when each is one token.
-    pub(crate) fn decode_schedule(
-        &self,
-        device: &Device,
-        keys: &[usize],
-        heads: Heads,
-    ) -> Result<Arc<DecodeSchedule>, KernelError> {
-        self.decode_schedule.get(
-            |schedule| schedule.is_of(device, keys, heads),
-            || DecodeSchedule::new(device, keys, heads),
         )
     }
 
@@ -140,6 +125,18 @@ impl Positions {
             |ids| ids.device() == device && ids.below() == below,
             || Ids::new(device, "rope", &self.host, below),
         )
+    }
+
+    /// Other positions in their place, as many: the memory of a device that [`Self::on`] has told of holds them then.
+    pub(crate) fn rewrite(&mut self, positions: Vec<u32>) -> Result<(), KernelError> {
+        const OPERATION: &str = "Positions";
+        let there = self.device.get_mut().ok_or_else(|| KernelError::Value {
+            operation: OPERATION,
+            problem: "they are on no device, or somebody else holds them".to_owned(),
+        })?;
+        there.rewrite(OPERATION, &positions)?;
+        self.host = positions;
+        Ok(())
     }
 }
 

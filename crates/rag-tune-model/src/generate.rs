@@ -14,6 +14,7 @@ use crate::lora::Adapter;
 use crate::tokenizer::Tokenizer;
 
 mod answer;
+mod device_steps;
 mod engine;
 mod sampling;
 #[cfg(test)]
@@ -118,10 +119,7 @@ pub fn generate(
     options.check()?;
     check_prompts(model, prompts)?;
     let applied = adapter.map(|adapter| model.applied(adapter)).transpose()?;
-    let engine = Engine {
-        model,
-        adapter: applied.as_ref(),
-    };
+    let engine = Engine::new(model, applied.as_ref());
     let shared_tokens = shared_tokens(prompts);
     let shared = match shared_tokens {
         0 => Sequence::default(),
@@ -262,9 +260,10 @@ impl Rows<'_> {
         logits: &Tensor,
     ) -> Result<Vec<Active>, ModelError> {
         let mut going_on = Vec::with_capacity(active.len());
-        for (index, mut active) in active.into_iter().enumerate() {
-            let sampling = &self.options.sampling;
-            active.last = sampling.choose(logits.row(index), active.row, active.generated);
+        let rows: Vec<_> = active.iter().map(|it| (it.row, it.generated)).collect();
+        let chosen = self.options.sampling.choose(logits, &rows)?;
+        for (mut active, chosen) in active.into_iter().zip(chosen) {
+            active.last = chosen;
             active.generated += 1;
             let piece = self.piece(&mut active)?;
             let row = active.row;

@@ -389,24 +389,25 @@ impl Llama {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
+    pub(crate) fn heads(&self) -> Heads {
+        Heads {
+            query: self.config.num_attention_heads,
+            key_value: self.config.num_key_value_heads,
+            dim: self.config.head_dim,
+        }
+    }
+
     pub(crate) fn context<'a>(
         &'a self,
         positions: &'a Positions,
         adapter: Option<&'a AppliedAdapter<'a>>,
         dropout: Option<LoraDropout>,
     ) -> BlockContext<'a> {
-        let heads = Heads {
-            query: self.config.num_attention_heads,
-            key_value: self.config.num_key_value_heads,
-            dim: self.config.head_dim,
-        };
-        let eps = self.config.rms_norm_eps;
-        let (compute, rope) = (self.compute, &self.rope);
         BlockContext {
-            heads,
-            eps,
-            compute,
-            rope,
+            heads: self.heads(),
+            eps: self.config.rms_norm_eps,
+            compute: self.compute,
+            rope: &self.rope,
             positions,
             adapter,
             dropout,
@@ -432,10 +433,15 @@ impl Llama {
 
     /// Logits `[indices.len(), vocab]` of some rows of the last block's output.
     pub(crate) fn logits(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
-        let normed = self.final_norm(&x.gather_rows(indices)?)?;
-        let input = rag_tune_kernels::linear::Input::new(&normed, self.compute);
-        let logits = rag_tune_kernels::linear::forward(&input, self.head())?;
+        let logits = self.logits_of(&x.gather_rows(indices)?)?;
         Ok(logits.to_host()?.into_owned())
+    }
+
+    /// The same of all rows, where they are.
+    pub(crate) fn logits_of(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let normed = self.final_norm(x)?;
+        let input = rag_tune_kernels::linear::Input::new(&normed, self.compute);
+        Ok(rag_tune_kernels::linear::forward(&input, self.head())?)
     }
 
     /// Logits `[positions.len(), vocab]` at some positions of packed sequences, without a cache.

@@ -88,13 +88,12 @@ pub fn decoding(report: &mut Report<'_>) {
             let caches: Vec<_> = (0..rows).map(|_| cache()).collect();
             let caches: Vec<_> = caches.iter().collect();
             let q = Stored::new(noise(rows, heads.query * heads.dim), compute);
-            let sequences = Sequences::from_lengths(&vec![1; rows]).expect("no length is 0");
             let shape = format!("{rows} over {length}, {} {compute:?}", label(heads));
             let operations = 4 * rows * length * heads.query * heads.dim;
             let bytes = number * 2 * (rows * length * width + rows * heads.query * heads.dim);
             let work = Work::products(operations, arithmetic, bytes);
             report.time("attention decode", &shape, work, || {
-                decode(&q, &sequences, &caches, heads)
+                decode(&q, &caches, heads)
             });
         }
     }

@@ -1,7 +1,6 @@
-//! Launches of kernels/attention.cu and kernels/attention_decode.cu.
+//! Launches of kernels/attention.cu.
 //!
-//! Which block works on what is a table that the host makes: a [`Schedule`] once for a batch, a [`DecodeSchedule`] once for a step
-//! of decoding; all layers use it.
+//! Which block works on what is a table that the host makes: a [`Schedule`] once for a batch; all layers use it.
 
 use half::bf16;
 
@@ -15,13 +14,8 @@ use crate::sequences::Sequences;
 const THREADS: usize = 128;
 /// Queries of a block.
 const QUERIES: usize = 128;
-/// Keys that [`decode`] gives to a block, unless there would be more than [`MOST_PARTS`].
-const PART_KEYS: usize = 256;
-const MOST_PARTS: usize = 128;
-/// Query heads of a block that decodes: the rows of a product.
-const DECODE_HEADS: usize = 16;
 /// What a grid may have along y.
-const MOST_BLOCKS: usize = 65_535;
+pub(super) const MOST_BLOCKS: usize = 65_535;
 
 /// A row of features for each token, `[tokens, heads * dim]`, `stride` values from row to row.
 #[derive(Debug, Clone, Copy)]
@@ -102,28 +96,15 @@ pub(crate) struct Schedule {
     key_blocks: Blocks,
 }
 
-/// The blocks of a step of decoding, for all layers.
-#[derive(Debug)]
-pub(crate) struct DecodeSchedule {
-    heads: Heads,
-    /// Keys of each row.
-    keys: Vec<usize>,
-    /// `[rows, 2]`: number of parts, first part.
-    rows: DeviceBuffer<i32>,
-    blocks: Blocks,
-    /// Of rows that have several; none where each has one.
-    parts: usize,
-}
-
 /// The kernels' instance for a head size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Instance {
+pub(super) enum Instance {
     Dim64,
     Dim128,
 }
 
 impl Instance {
-    fn of(operation: &'static str, heads: Heads) -> Result<Self, KernelError> {
+    pub(super) fn of(operation: &'static str, heads: Heads) -> Result<Self, KernelError> {
         let Heads {
             query,
             key_value,
@@ -195,14 +176,18 @@ fn table(
     device: &Device,
     values: &[usize],
 ) -> Result<DeviceBuffer<i32>, KernelError> {
+    DeviceBuffer::from_slice(device, &narrowed(operation, values)?)
+}
+
+/// Numbers as a kernel's tables hold them.
+pub(super) fn narrowed(operation: &'static str, values: &[usize]) -> Result<Vec<i32>, KernelError> {
     let narrow = |&value| {
         i32::try_from(value).map_err(|_| KernelError::Value {
             operation,
             problem: format!("{value} is more than a kernel's 32-bit numbers hold"),
         })
     };
-    let values: Result<Vec<_>, _> = values.iter().map(narrow).collect();
-    DeviceBuffer::from_slice(device, &values?)
+    values.iter().map(narrow).collect()
 }
 
 impl Schedule {
@@ -298,7 +283,7 @@ impl Schedule {
     }
 }
 
-fn scale(heads: Heads) -> f32 {
+pub(super) fn scale(heads: Heads) -> f32 {
     1.0 / (heads.dim as f32).sqrt()
 }
 
@@ -617,119 +602,6 @@ pub(crate) fn backward(
     unsafe { device.launch(kernel, grid, (THREADS, shared_bytes), &arguments) }
 }
 
-impl DecodeSchedule {
-    /// For one new query a sequence; `keys` of each, the new token's included.
-    ///
-    /// # Errors
-    /// [`KernelError`] if there are no kernels for such heads, a sequence has no keys, or there are too many.
-    pub(crate) fn new(device: &Device, keys: &[usize], heads: Heads) -> Result<Self, KernelError> {
-        const OPERATION: &str = "attention::DecodeSchedule";
-        Instance::of(OPERATION, heads)?;
-        if keys.contains(&0) {
-            let (operation, problem) = (OPERATION, "a cache is empty".to_owned());
-            return Err(KernelError::Value { operation, problem });
-        }
-        let (mut rows, mut blocks, mut parts) = (vec![], vec![], 0);
-        for (row, &keys) in keys.iter().enumerate() {
-            let part_keys = part_keys(keys);
-            let count = keys.div_ceil(part_keys);
-            rows.push([count, parts]);
-            blocks.extend((0..count).map(|part| {
-                let first = part * part_keys;
-                [row, part, first, keys.min(first + part_keys)]
-            }));
-            parts += if count > 1 { count } else { 0 };
-        }
-        let work = |[_, _, first, end]: &[usize; 4]| end - first;
-        Ok(Self {
-            heads,
-            keys: keys.to_vec(),
-            rows: table(OPERATION, device, rows.as_flattened())?,
-            blocks: Blocks::new(OPERATION, device, blocks, work)?,
-            parts,
-        })
-    }
-
-    /// Whether it was made for these.
-    pub(crate) fn is_of(&self, device: &Device, keys: &[usize], heads: Heads) -> bool {
-        self.rows.device() == device && self.keys == keys && self.heads == heads
-    }
-}
-
-/// Keys of each part of a row: of its length only, so that a row's bits do not depend on what else is in the batch.
-fn part_keys(keys: usize) -> usize {
-    // Four warps with 16 keys at a time.
-    keys.div_ceil(MOST_PARTS)
-        .next_multiple_of(64)
-        .max(PART_KEYS)
-}
-
-/// Attention of one new token a sequence to all keys in its cache.
-///
-/// # Shapes
-/// `q`, `out`: `[sequences, query heads * dim]`
-///
-/// # Errors
-/// [`KernelError`] if shapes do not fit, or the device fails.
-pub(crate) fn decode(
-    q: Rows<'_>,
-    caches: &Caches,
-    schedule: &DecodeSchedule,
-    out: RowsMut<'_>,
-) -> Result<(), KernelError> {
-    const OPERATION: &str = "attention_decode";
-    let heads = schedule.heads;
-    let device = schedule.rows.device();
-    let rows = schedule.keys.len();
-    let shape = [rows, heads.query * heads.dim];
-    check_rows(OPERATION, "q", device, q, shape)?;
-    check_rows(OPERATION, "out", device, out.as_rows(), shape)?;
-    caches.check(OPERATION, device, &schedule.keys, heads)?;
-    // `[parts, query heads, dim + 2]`
-    let parts = schedule.parts * heads.query * (heads.dim + 2);
-    let parts = DeviceBuffer::<f32>::stale(device, parts)?;
-    let number = |value| count(OPERATION, value);
-    let group = heads.query / heads.key_value;
-    let kernel = match Instance::of(OPERATION, heads)? {
-        Instance::Dim64 => "attention_decode_64",
-        Instance::Dim128 => "attention_decode_128",
-    };
-    let arguments = [
-        q.values.argument(),
-        caches.addresses.argument(),
-        schedule.rows.argument(),
-        schedule.blocks.table.argument(),
-        out.values.argument(),
-        parts.argument(),
-        number(q.stride)?,
-        number(caches.stride)?,
-        number(out.stride)?,
-        number(heads.query)?,
-        number(group)?,
-        number(heads.dim)?,
-        scale(heads).into(),
-    ];
-    let tiles = heads.key_value * group.div_ceil(DECODE_HEADS);
-    let grid = [tiles, schedule.blocks.count, 1];
-    // SAFETY: `q` and `out` have the schedule's rows, each has an address with its keys behind it (`Caches::new`), and `parts` a place
-    // for each part of a row that has several.
-    unsafe { device.launch(kernel, grid, (THREADS, 0), &arguments)? };
-    if parts.is_empty() {
-        return Ok(());
-    }
-    let arguments = [
-        parts.argument(),
-        schedule.rows.argument(),
-        out.values.argument(),
-        number(out.stride)?,
-        number(heads.dim)?,
-        scale(heads).into(),
-    ];
-    let grid = [heads.query, rows, 1];
-    // SAFETY: as above.
-    unsafe { device.launch("attention_decode_join", grid, (THREADS, 0), &arguments) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -912,14 +784,10 @@ mod tests {
         }
     }
 
-    /// Keys of sequences in buffers of their own, and their queries' last rows: what decoding and prefilling see.
+    /// Keys and values of sequences as prefilling sees them.
     struct Cached {
-        k: DeviceBuffer<bf16>,
-        v: DeviceBuffer<bf16>,
-        stride: usize,
-        /// First row of each sequence, and its keys.
-        places: Vec<[usize; 2]>,
         caches: Caches,
+        _values: [DeviceBuffer<bf16>; 2],
     }
 
     /// Sequences lie in reverse order, and a row apart.
@@ -947,13 +815,8 @@ mod tests {
         let all: Vec<_> = places.iter().map(of_sequence).collect();
         // SAFETY: the buffers are kept beside the caches.
         let caches = unsafe { Caches::new(device, &all, stride, heads) }.unwrap();
-        Cached {
-            k,
-            v,
-            stride,
-            places,
-            caches,
-        }
+        let _values = [k, v];
+        Cached { caches, _values }
     }
 
     /// `out` of the given rows: exact, and of plain bf16.
@@ -1005,65 +868,6 @@ mod tests {
         }
     }
 
-    /// One to four parts, groups below and above 16 heads; a row alone has the bits that it has beside others.
-    #[test]
-    fn attention_decode_matches_reference_on_devices() {
-        for (lengths, heads) in [
-            (&[1, 5, 64, 65, 300][..], heads(6, 2, 8)),
-            (&[1000, 17, 257], heads(4, 1, 64)),
-            (&[130], heads(20, 1, 72)),
-            (&[40, 513], heads(3, 3, 128)),
-        ] {
-            let sequences = Sequences::from_lengths(lengths).unwrap();
-            let inputs = inputs(sequences.tokens(), heads);
-            let last: Vec<_> = sequences.ranges().map(|range| range.end - 1).collect();
-            let [exact, plain] = expected(&inputs, &sequences, heads, &last);
-            for device in devices() {
-                let [q, k, v, _] = &inputs;
-                let q = q.gather_rows(&last).unwrap();
-                let cached = cached(&device, &sequences, [k, v], heads);
-                let decoded = |q: &Tensor, caches: &Caches, lengths: &[usize]| {
-                    let q = strided(&device, q);
-                    let schedule = DecodeSchedule::new(&device, lengths, heads).unwrap();
-                    let mut out = strided(&device, &Tensor::zeros(lengths.len(), exact.cols()));
-                    decode(rows(&q), caches, &schedule, rows_mut(&mut out)).unwrap();
-                    dense(&out, exact.cols())
-                };
-                let got = decoded(&q, &cached.caches, lengths);
-                assert_close(
-                    &format!("{lengths:?}, {heads:?}"),
-                    &got,
-                    exact.data(),
-                    &narrowed(plain.data()),
-                );
-                for (row, &length) in lengths.iter().enumerate() {
-                    let [first, rows] = cached.places[row];
-                    let place = CachePlace {
-                        k: &cached.k,
-                        v: &cached.v,
-                        first: first * cached.stride,
-                        rows,
-                    };
-                    // SAFETY: the buffers are kept until the end of the test.
-                    let caches = unsafe { Caches::new(&device, &[place], cached.stride, heads) };
-                    let alone = q.gather_rows(&[row]).unwrap();
-                    let alone = decoded(&alone, &caches.unwrap(), &[length]);
-                    assert_eq!(alone, got[row * exact.cols()..][..exact.cols()]);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn parts_of_long_rows_are_bounded() {
-        for keys in [1_usize, 256, 257, 32_768, 32_769, 131_072, 1 << 20] {
-            let parts = keys.div_ceil(part_keys(keys));
-            assert!(parts <= MOST_PARTS, "{keys}");
-            assert!(part_keys(keys).is_multiple_of(64));
-        }
-        assert_eq!(part_keys(256), 256);
-    }
-
     #[test]
     fn what_the_kernels_do_not_do_is_refused() {
         let device = &devices()[0];
@@ -1075,12 +879,10 @@ mod tests {
             heads(3, 2, 8),
         ] {
             assert!(one.schedule(device, refused).is_err());
-            assert!(DecodeSchedule::new(device, &[4], refused).is_err());
         }
         let heads = heads(2, 1, 8);
         assert!(Schedule::behind(device, &one, &[3], heads).is_err());
         assert!(Schedule::behind(device, &one, &[4, 4], heads).is_err());
-        assert!(DecodeSchedule::new(device, &[4, 0], heads).is_err());
 
         let buffer = |len| DeviceBuffer::<bf16>::zeros(device, len).unwrap();
         let (wide, narrow) = ((buffer(64), 16), (buffer(32), 8));
@@ -1113,9 +915,5 @@ mod tests {
         assert!(run(&(buffer(96), 20), &schedule, 8).is_err());
         let longer = Schedule::behind(device, &one, &[9], heads).unwrap();
         assert!(run(&wide, &longer, 8).is_err());
-        let few = caches(0, 4, 8).unwrap();
-        let decoding = DecodeSchedule::new(device, &[5], heads).unwrap();
-        let mut out = (buffer(16), 16);
-        assert!(decode(rows(&wide), &few, &decoding, rows_mut(&mut out)).is_err());
     }
 }

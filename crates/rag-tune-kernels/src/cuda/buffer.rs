@@ -1,11 +1,13 @@
 //! Values in a device's memory.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytemuck::Pod;
 
 use super::device::Device;
 use super::driver::{Argument, Driver};
+use super::recording::{Blocks, Operation};
 use crate::error::KernelError;
 
 /// `len` values on a device, given up when dropped.
@@ -14,6 +16,8 @@ pub struct DeviceBuffer<T> {
     device: Device,
     address: u64,
     len: usize,
+    /// Whose memory it is, if it came to be in a recording.
+    scratch: Option<Arc<Blocks>>,
     of: PhantomData<T>,
 }
 
@@ -25,12 +29,13 @@ impl<T: Pod> DeviceBuffer<T> {
     pub fn stale(device: &Device, len: usize) -> Result<Self, KernelError> {
         // A device gives no memory for nothing.
         let bytes = (len * size_of::<T>()).max(1);
-        let address = device.driver().allocate(bytes)?;
+        let (address, scratch) = device.allocate(bytes)?;
         let device = device.clone();
         Ok(Self {
             device,
             address,
             len,
+            scratch,
             of: PhantomData,
         })
     }
@@ -64,7 +69,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let (to, from) = (self.at(first), bytemuck::cast_slice(values));
         // SAFETY: `check` has found the values inside.
         let upload = |driver: &dyn Driver| unsafe { driver.upload(to, from) };
-        Ok(self.device.timed("upload", upload)?)
+        Ok(self.device.with_host("upload", upload)?)
     }
 
     /// The values, once all that was launched is done.
@@ -87,7 +92,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let from = self.at(first);
         // SAFETY: `check` has found the values inside.
         let download = |driver: &dyn Driver| unsafe { driver.download(to, from) };
-        Ok(self.device.timed("download", download)?)
+        Ok(self.device.with_host("download", download)?)
     }
 
     /// Overwrites the values from `first` on by some of `other`.
@@ -105,8 +110,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let bytes = from.len() * size_of::<T>();
         let (to, from) = (self.at(first), other.at(from.start));
         // SAFETY: both are inside, and two buffers do not overlap.
-        let copy = |driver: &dyn Driver| unsafe { driver.copy(to, from, bytes) };
-        Ok(self.device.timed("copy", copy)?)
+        Ok(unsafe { self.device.run_first(Operation::Copy { to, from, bytes }) }?)
     }
 
     /// Sets every value to zero.
@@ -117,8 +121,7 @@ impl<T: Pod> DeviceBuffer<T> {
         let bytes = self.len * size_of::<T>();
         let at = self.address;
         // SAFETY: all of the buffer.
-        let clear = |driver: &dyn Driver| unsafe { driver.clear(at, bytes) };
-        Ok(self.device.timed("clear", clear)?)
+        Ok(unsafe { self.device.run_first(Operation::Clear { at, bytes }) }?)
     }
 
     /// A second buffer with the same values.
@@ -170,7 +173,10 @@ impl<T: Pod> DeviceBuffer<T> {
 
 impl<T> Drop for DeviceBuffer<T> {
     fn drop(&mut self) {
-        // SAFETY: the address is from `allocate`, and this was its only owner.
-        unsafe { self.device.driver().free(self.address) };
+        match &self.scratch {
+            Some(scratch) => scratch.give_back(self.address),
+            // SAFETY: the address is from `allocate`, and this was its only owner.
+            None => unsafe { self.device.driver().free(self.address) },
+        }
     }
 }

@@ -45,21 +45,34 @@ impl DeviceCache {
         new: [&DeviceBuffer<bf16>; 2],
         rows: Range<usize>,
     ) -> Result<(), KernelError> {
-        let width = self.width();
+        let (first, added) = (self.positions * self.width(), rows.len());
+        let from = rows.start * self.width()..rows.end * self.width();
+        for (held, new) in self.with_room(added)?.into_iter().zip(new) {
+            held.copy_from(first, new, from.clone())?;
+        }
+        self.positions += added;
+        Ok(())
+    }
+
+    /// Counts one position more, which the caller writes. Returns where all keys and all values begin.
+    pub(super) fn extend(&mut self) -> Result<[u64; 2], KernelError> {
+        let places = self.with_room(1)?.map(|held| held.at(0));
+        self.positions += 1;
+        Ok(places)
+    }
+
+    /// Keys and values, nobody else's, with room for `added` positions more.
+    fn with_room(&mut self, added: usize) -> Result<[&mut DeviceBuffer<bf16>; 2], KernelError> {
         let capacity = match &self.values {
             None => 0,
-            Some([keys, _]) => keys.len() / width,
+            Some([keys, _]) => keys.len() / self.width(),
         };
-        let positions = self.positions + rows.len();
-        if positions > capacity {
+        let positions = self.positions + added;
+        if self.values.is_none() || positions > capacity {
             self.grow(positions.max(2 * capacity).max(FIRST_CAPACITY))?;
         }
-        let (first, from) = (self.positions * width, rows.start * width..rows.end * width);
-        for (held, new) in self.values.iter_mut().flatten().zip(new) {
-            own(held)?.copy_from(first, new, from.clone())?;
-        }
-        self.positions = positions;
-        Ok(())
+        let [keys, values] = self.values.as_mut().expect("grown where there was nothing");
+        Ok([own(keys)?, own(values)?])
     }
 
     fn grow(&mut self, capacity: usize) -> Result<(), KernelError> {
@@ -93,10 +106,14 @@ impl DeviceCache {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.values.iter().flatten().map(|it| 2 * it.len()).sum()
+        2 * size_of::<bf16>() * self.positions * self.width()
     }
 
-    fn place(&self) -> Option<CachePlace<'_>> {
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(super) fn place(&self) -> Option<CachePlace<'_>> {
         let [k, v] = self.values.as_ref()?;
         Some(CachePlace {
             k,
@@ -227,29 +244,6 @@ pub(crate) fn behind(
     let q = rows(&q, heads.query, heads.dim);
     attention::behind(q, &caches, &schedule, to, &mut lse)?;
     Ok(stored(tokens, width, out))
-}
-
-/// As `crate::attention::decode`; the shapes fit, and no cache is empty.
-pub(crate) fn decode(
-    q: &Stored,
-    sequences: &Sequences,
-    caches: &[&DeviceCache],
-    heads: Heads,
-) -> Result<Stored, KernelError> {
-    let q = there(q, "attention::decode")?;
-    let device = q.buffer().device();
-    let (keys, places) = tables(caches);
-    let schedule = sequences.decode_schedule(device, &keys, heads)?;
-    let (count, width) = (caches.len(), heads.query * heads.dim);
-    let mut out = DeviceBuffer::stale(device, count * width)?;
-    let to = RowsMut {
-        values: &mut out,
-        stride: width,
-    };
-    // SAFETY: the caches' buffers are borrowed until the launch, and freed behind it.
-    let caches = unsafe { Caches::new(device, &places, heads.key_value * heads.dim, heads)? };
-    attention::decode(rows(&q, heads.query, heads.dim), &caches, &schedule, to)?;
-    Ok(stored(count, width, out))
 }
 
 /// How many keys each has, and where.

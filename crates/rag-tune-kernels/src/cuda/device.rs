@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::driver::{Argument, Driver, Launch, Product};
 use super::profile::{Profile, WorkTime};
+use super::recording::{Blocks, Operation, Recorder};
 use crate::error::KernelError;
 
 /// A GPU, or an emulation of one. A clone is the same device.
@@ -14,6 +15,7 @@ pub struct Device(Arc<Shared>);
 struct Shared {
     driver: Box<dyn Driver>,
     profile: Profile,
+    recorder: Recorder,
 }
 
 /// Memory of a whole device.
@@ -79,6 +81,7 @@ impl Device {
         Self(Arc::new(Shared {
             driver: Box::new(driver),
             profile: Profile::default(),
+            recorder: Recorder::default(),
         }))
     }
 
@@ -90,9 +93,18 @@ impl Device {
         #[cfg(feature = "cuda")]
         return super::gpu::Gpu::open(ordinal).map(Self::of);
         #[cfg(not(feature = "cuda"))]
-        Err(DeviceError::Missing(format!(
-            "this program was built without GPU support (cargo build --features cuda); `cuda:{ordinal}` needs it"
-        )))
+        Err(not_built(ordinal))
+    }
+
+    /// That there is a GPU with this number, without opening it.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`].
+    pub fn check_gpu(ordinal: usize) -> Result<(), DeviceError> {
+        #[cfg(feature = "cuda")]
+        return super::gpu::Gpu::check(ordinal);
+        #[cfg(not(feature = "cuda"))]
+        Err(not_built(ordinal))
     }
 
     /// How many GPUs the driver shows to this process.
@@ -190,13 +202,49 @@ impl Device {
         &*self.0.driver
     }
 
-    /// Has the driver do `work`, under a name of which the time may be taken.
-    pub(super) fn timed<T>(
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.0.recorder
+    }
+
+    pub(super) fn is_profiled(&self) -> bool {
+        self.0.profile.is_on()
+    }
+
+    /// Memory, and whom it belongs to if that is not its user alone.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<(u64, Option<Arc<Blocks>>), DeviceError> {
+        match self.0.recorder.allocate(bytes)? {
+            Some((address, scratch)) => Ok((address, Some(scratch))),
+            None => Ok((self.driver().allocate(bytes)?, None)),
+        }
+    }
+
+    /// # Safety
+    /// As the driver's call asks for.
+    pub(super) unsafe fn run(&self, operation: &Operation) -> Result<(), DeviceError> {
+        // SAFETY: the caller's promise.
+        let run = |driver: &dyn Driver| unsafe { operation.run(driver) };
+        self.0.profile.timed(self.driver(), operation.name(), run)
+    }
+
+    /// As [`Device::run`], and notes it where something is being recorded.
+    ///
+    /// # Safety
+    /// As [`Device::run`].
+    pub(super) unsafe fn run_first(&self, operation: Operation) -> Result<(), DeviceError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.run(&operation) }?;
+        self.0.recorder.note(operation);
+        Ok(())
+    }
+
+    /// Has the driver move something between the device and the host, under a name of which the time may be taken.
+    pub(super) fn with_host(
         &self,
         name: &'static str,
-        work: impl FnOnce(&dyn Driver) -> Result<T, DeviceError>,
-    ) -> Result<T, DeviceError> {
-        self.0.profile.timed(&*self.0.driver, name, work)
+        work: impl FnOnce(&dyn Driver) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        self.0.recorder.check_host(name)?;
+        self.0.profile.timed(self.driver(), name, work)
     }
 
     /// Launches `grid` blocks of `threads` threads of a kernel; nothing where a side of the grid is 0.
@@ -224,10 +272,10 @@ impl Device {
             grid: [fits(grid[0])?, fits(grid[1])?, fits(grid[2])?],
             threads: fits(threads)?,
             shared_bytes: fits(shared_bytes)?,
-            arguments,
+            arguments: arguments.to_vec(),
         };
         // SAFETY: the caller's promise.
-        Ok(self.timed(kernel, |driver| unsafe { driver.launch(&launch) })?)
+        Ok(unsafe { self.run_first(Operation::Launch(launch)) }?)
     }
 
     /// # Safety
@@ -237,8 +285,15 @@ impl Device {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        Ok(self.timed("cuBLASLt", |driver| unsafe { driver.multiply(product) })?)
+        Ok(unsafe { self.run_first(Operation::Multiply(*product)) }?)
     }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn not_built(ordinal: usize) -> DeviceError {
+    DeviceError::Missing(format!(
+        "this program was built without GPU support (cargo build --features cuda); `cuda:{ordinal}` needs it"
+    ))
 }
 
 /// A count as kernels take it.

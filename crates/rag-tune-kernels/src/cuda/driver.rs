@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::device::{DeviceError, DeviceMemory};
 use super::peers::{IsLost, Member, PeerId, PeerSum};
+use super::recording::{Graph, Operation};
 
 /// A GPU's driver, or what stands for it.
 ///
@@ -47,7 +48,7 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// # Safety
     /// The arguments are those of the kernel, and what they say of memory is true.
-    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError>;
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError>;
 
     /// # Safety
     /// The matrices lie in allocated memory, and `c` overlaps neither `a` nor `b`.
@@ -61,6 +62,11 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// From one mark to a later one; waits for it, and gives up both.
     fn seconds(&self, from: Mark, to: Mark) -> Result<f64, DeviceError>;
+
+    /// The operations in a form that starts faster than one after the other, where there is one. All were done before.
+    fn graph(&self, _operations: &[Operation]) -> Result<Option<Box<dyn Graph>>, DeviceError> {
+        Ok(None)
+    }
 
     /// What no other device has, where that is known.
     fn uuid(&self) -> Option<String> {
@@ -100,7 +106,8 @@ fn no_peers() -> DeviceError {
 pub(crate) struct Mark(pub(crate) u64);
 
 /// A kernel's launch.
-pub(crate) struct Launch<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
     /// As it is called in its `.cu`.
     pub(crate) kernel: &'static str,
     /// Blocks.
@@ -109,7 +116,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) threads: u32,
     /// Dynamic shared memory of a block.
     pub(crate) shared_bytes: u32,
-    pub(crate) arguments: &'a [Argument],
+    pub(crate) arguments: Vec<Argument>,
 }
 
 /// An argument of a kernel; its bits begin at the lowest address, whatever its size.

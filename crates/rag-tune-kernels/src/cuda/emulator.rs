@@ -274,7 +274,7 @@ impl Driver for Emulator {
         Ok(())
     }
 
-    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         let name = CString::new(launch.kernel).map_err(|e| failed(launch.kernel, e))?;
         let kinds = launch.arguments.iter().map(|argument| argument.kind);
         let kinds =

@@ -2,6 +2,7 @@
 //!
 //! The libraries are loaded when a device is opened: a program with this in it starts where there are none.
 
+mod graph;
 mod products;
 mod staging;
 
@@ -12,12 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::cublaslt::sys as blas_sys;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
+use self::graph::GpuGraph;
 use self::products::Blas;
 use self::staging::{STAGED_BYTES, Staging};
 use super::device::{DeviceError, DeviceMemory};
 use super::driver::{Driver, Launch, Mark, Product};
 use super::nccl::{self, Nccl};
 use super::peers::{IsLost, Member, PeerId, PeerSum};
+use super::recording::{Graph, Operation};
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
@@ -69,12 +72,17 @@ impl Gpu {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    pub(super) fn open(ordinal: usize) -> Result<Self, DeviceError> {
+    pub(super) fn check(ordinal: usize) -> Result<(), DeviceError> {
         let count = Self::count()?;
         if ordinal >= count {
             let problem = format!("`cuda:{ordinal}` is asked for, the driver has {count}");
             return Err(DeviceError::Missing(problem));
         }
+        Ok(())
+    }
+
+    pub(super) fn open(ordinal: usize) -> Result<Self, DeviceError> {
+        Self::check(ordinal)?;
         let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
         // SAFETY: everything goes to one stream, so nothing needs an event to wait for.
         unsafe { context.disable_event_tracking() };
@@ -212,7 +220,7 @@ impl Driver for Gpu {
         cleared.map_err(failed("cuMemsetD8Async"))
     }
 
-    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+    unsafe fn launch(&self, launch: &Launch) -> Result<(), DeviceError> {
         self.bind()?;
         let Some(function) = self.functions.get(launch.kernel) else {
             return Err(DeviceError::Call {
@@ -283,6 +291,10 @@ impl Driver for Gpu {
             milliseconds.map_err(failed("cuEventElapsedTime"))?
         };
         Ok(f64::from(milliseconds) * 1e-3)
+    }
+
+    fn graph(&self, operations: &[Operation]) -> Result<Option<Box<dyn Graph>>, DeviceError> {
+        Ok(Some(Box::new(GpuGraph::new(self, operations)?)))
     }
 
     fn uuid(&self) -> Option<String> {

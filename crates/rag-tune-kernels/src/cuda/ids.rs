@@ -2,7 +2,7 @@
 
 use super::buffer::DeviceBuffer;
 use super::device::Device;
-use crate::error::KernelError;
+use crate::error::{KernelError, check_shape};
 
 /// Numbers that are known to be below a limit: kernels read where they say without looking again.
 #[derive(Debug)]
@@ -23,15 +23,27 @@ impl Ids {
         ids: &[u32],
         below: usize,
     ) -> Result<Self, KernelError> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= below) {
-            let problem = format!("row {id} of {below}");
-            return Err(KernelError::Value { operation, problem });
-        }
+        check_below(operation, ids, below)?;
         Ok(Self {
             buffer: DeviceBuffer::from_slice(device, ids)?,
             below,
-            increasing: ids.is_sorted_by(|left, right| left < right),
+            increasing: are_increasing(ids),
         })
+    }
+
+    /// Other numbers in their place, as many.
+    ///
+    /// # Errors
+    /// As [`Ids::new`].
+    pub(crate) fn rewrite(
+        &mut self,
+        operation: &'static str,
+        ids: &[u32],
+    ) -> Result<(), KernelError> {
+        check_below(operation, ids, self.below)?;
+        check_shape(operation, "ids", &[ids.len()], &[self.len()])?;
+        self.increasing = are_increasing(ids);
+        self.buffer.write(0, ids)
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -55,4 +67,18 @@ impl Ids {
     pub(super) fn buffer(&self) -> &DeviceBuffer<u32> {
         &self.buffer
     }
+}
+
+fn check_below(operation: &'static str, ids: &[u32], below: usize) -> Result<(), KernelError> {
+    match ids.iter().find(|id| **id as usize >= below) {
+        None => Ok(()),
+        Some(id) => Err(KernelError::Value {
+            operation,
+            problem: format!("row {id} of {below}"),
+        }),
+    }
+}
+
+fn are_increasing(ids: &[u32]) -> bool {
+    ids.is_sorted_by(|left, right| left < right)
 }

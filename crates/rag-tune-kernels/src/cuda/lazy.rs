@@ -42,4 +42,10 @@ impl<T> Lazy<T> {
         *made = Some(Arc::clone(&new));
         Ok(new)
     }
+
+    /// What was made, if nobody else has it.
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        let made = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        made.as_mut().and_then(Arc::get_mut)
+    }
 }

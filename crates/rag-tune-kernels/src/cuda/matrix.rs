@@ -419,12 +419,20 @@ pub(crate) fn gather_rows(
     shape: [usize; 2],
     ids: &[u32],
 ) -> Result<Tensor, KernelError> {
-    let device = matrix.device();
-    let ids = Ids::new(device, "gather_rows", ids, shape[0])?;
-    let mut y = DeviceBuffer::<f32>::stale(device, ids.len() * shape[1])?;
+    let ids = Ids::new(matrix.device(), "gather_rows", ids, shape[0])?;
+    gather(matrix, shape, &ids)
+}
+
+/// As [`gather_rows`], by numbers that are there already.
+pub(crate) fn gather(
+    matrix: &DeviceMatrix,
+    shape: [usize; 2],
+    ids: &Ids,
+) -> Result<Tensor, KernelError> {
+    let mut y = DeviceBuffer::<f32>::stale(matrix.device(), ids.len() * shape[1])?;
     let to = ViewMut::new(&mut y, [ids.len(), shape[1]]);
     let table = matrix.widened()?;
-    rows::gather(table.view(shape), &ids, to)?;
+    rows::gather(table.view(shape), ids, to)?;
     Ok(Tensor::from_device(ids.len(), shape[1], y))
 }
 

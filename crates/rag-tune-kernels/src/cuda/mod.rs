@@ -7,11 +7,13 @@
 //! memory that is given up may be used again at once, and only reading results waits.
 
 pub(crate) mod adamw;
+pub(crate) mod argmax;
 pub(crate) mod attention;
 pub(crate) mod buffer;
 pub(crate) mod cache;
 pub(crate) mod convert;
 pub(crate) mod cross_entropy;
+mod decode;
 pub(crate) mod dequantize_rows;
 #[cfg_attr(
     not(any(test, feature = "cuda", feature = "emulator")),
@@ -63,6 +65,7 @@ mod profile;
     )
 )]
 pub(crate) mod quantize_rows;
+mod recording;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod row;
@@ -75,10 +78,12 @@ pub(crate) mod view;
 
 pub use adamw::Step;
 pub use buffer::DeviceBuffer;
+pub use decode::{DecodeShape, DecodeStep, DecodeTables};
 pub use device::{Device, DeviceError, DeviceMemory};
 pub use matrix::peak_op_per_s;
 pub use optimizer::DeviceAdamW;
 pub use peers::{IsLost, Member, PeerId, Peers};
 pub use pieces::Group;
 pub use profile::WorkTime;
+pub use recording::{Recording, Scratch};
 pub use row::{Row, Vector};

@@ -30,13 +30,17 @@ impl Profile {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
     pub(super) fn timed<T>(
         &self,
         driver: &dyn Driver,
         name: &'static str,
         work: impl FnOnce(&dyn Driver) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
-        if !self.is_on.load(Ordering::Relaxed) {
+        if !self.is_on() {
             return work(driver);
         }
         let from = driver.mark()?;

@@ -17,5 +17,7 @@ pub use cross_entropy::cross_entropy;
 pub use encoder::{activation, encoder_attention, layer_norm};
 pub use linear::{linear, linear_backward};
 pub use nearest::nearest_value;
-pub use pointwise::{adamw, add_bias, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward};
+pub use pointwise::{
+    adamw, add_bias, argmax, rms_norm, rms_norm_backward, rope, swiglu, swiglu_backward,
+};
 pub use quantize_rows::quantize_rows;

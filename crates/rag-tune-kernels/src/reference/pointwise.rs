@@ -30,6 +30,17 @@ pub fn rms_norm_backward(dy: &Tensor, x: &Tensor, weight: &[f32], eps: f32) -> T
     })
 }
 
+/// Where the largest number of `row` is, the first among equals; 0 where none is above -infinity.
+pub fn argmax(row: &[f32]) -> u32 {
+    let numbers = row.iter().copied().filter(|value| !value.is_nan());
+    let largest = numbers.fold(f32::NEG_INFINITY, f32::max);
+    let mut places = (0..).zip(row).filter(|(_, value)| **value == largest);
+    match largest == f32::NEG_INFINITY {
+        true => 0,
+        false => places.next().map_or(0, |(at, _)| at),
+    }
+}
+
 /// `y + bias`, row by row.
 pub fn add_bias(y: &Tensor, bias: &[f32]) -> Tensor {
     Tensor::from_fn(y.rows(), y.cols(), |row, out| y.row(row)[out] + bias[out])

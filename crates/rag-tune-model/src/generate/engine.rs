@@ -4,6 +4,7 @@ use rag_tune_kernels::attention::{self, Cache};
 use rag_tune_kernels::{KernelError, Sequences, Tensor};
 use rayon::prelude::*;
 
+use super::device_steps::DeviceSteps;
 use crate::error::ModelError;
 use crate::linear::AppliedAdapter;
 use crate::llama::Llama;
@@ -22,16 +23,27 @@ pub(super) struct Sequence {
 enum Pass {
     /// Any number of tokens, as in a pass over whole sequences.
     Prompt,
-    /// One token a row.
+    /// One token a row, in host memory.
     Next,
 }
 
 pub(super) struct Engine<'a> {
     pub(super) model: &'a Llama,
-    pub(super) adapter: Option<&'a AppliedAdapter<'a>>,
+    adapter: Option<&'a AppliedAdapter<'a>>,
+    /// Where the model is on one.
+    device_steps: Option<DeviceSteps<'a>>,
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
+    pub(super) fn new(model: &'a Llama, adapter: Option<&'a AppliedAdapter<'a>>) -> Self {
+        let steps = |device| DeviceSteps::new(model, adapter, device);
+        Self {
+            model,
+            adapter,
+            device_steps: model.device().map(steps),
+        }
+    }
+
     /// Runs `prompt`, with which other prompts begin.
     pub(super) fn prefix(&self, prompt: &[u32]) -> Result<Sequence, ModelError> {
         let mut sequence = Sequence::default();
@@ -39,7 +51,8 @@ impl Engine<'_> {
         Ok(sequence)
     }
 
-    /// Runs what each of `prompts` has behind its sequence; returns the logits `[prompts, vocab]` of their last tokens.
+    /// Runs what each of `prompts` has behind its sequence; returns the logits `[prompts, vocab]` of their last tokens, where they are
+    /// computed.
     pub(super) fn prefill(
         &self,
         prompts: &[&[u32]],
@@ -50,21 +63,26 @@ impl Engine<'_> {
             *end += prompt.len();
             Some(*end - 1)
         });
-        self.model.logits(&x, &ends.collect::<Vec<_>>())
+        let last = x.gather_rows(&ends.collect::<Vec<_>>())?;
+        self.model.logits_of(&last)
     }
 
-    /// Runs one token a row; returns the logits `[rows, vocab]` behind it.
+    /// Runs one token a row; returns the logits behind it where they are computed: `[rows, vocab]` or more. Each sequence has run a
+    /// prompt, and what the last call has returned is of no more use.
     ///
     /// Runs on a thread of the pool, so that operations too small for tasks cost no message to one.
     pub(super) fn decode(
-        &self,
+        &mut self,
         ids: &[u32],
         sequences: &mut [&mut Sequence],
     ) -> Result<Tensor, ModelError> {
         rayon::scope(|_| {
+            if let Some(steps) = &mut self.device_steps {
+                return steps.run(ids, sequences);
+            }
             let new: Vec<&[u32]> = ids.chunks(1).collect();
             let x = self.extend(&new, sequences, Pass::Next)?;
-            self.model.logits(&x, &(0..ids.len()).collect::<Vec<_>>())
+            self.model.logits_of(&x)
         })
     }
 
@@ -109,7 +127,7 @@ impl Engine<'_> {
             let caches: Vec<&Cache> = sequences.iter().map(|row| &row.caches[layer]).collect();
             let attended = match pass {
                 Pass::Prompt => attention::behind(&inputs.q, &packed, &caches, context.heads),
-                Pass::Next => attention::decode(&inputs.q, &packed, &caches, context.heads),
+                Pass::Next => attention::decode(&inputs.q, &caches, context.heads),
             };
             drop(inputs);
             x = block.after_attention(x, attended?, context)?;

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use rag_tune_kernels::dropout::keyed;
+use rag_tune_kernels::{Tensor, argmax};
 
 use crate::error::ModelError;
 
@@ -52,10 +53,27 @@ impl Sampling {
         Ok(())
     }
 
+    /// The next token of each row `(index, place in the answer)`, from the first rows of logits `[.., vocab]`.
+    pub(super) fn choose(
+        &self,
+        logits: &Tensor,
+        rows: &[(usize, usize)],
+    ) -> Result<Vec<u32>, ModelError> {
+        if *self == Self::Greedy {
+            // Where the logits are: a device's would take as long to bring over as to compute.
+            return Ok(argmax::of_rows(logits, rows.len())?);
+        }
+        let logits = logits.to_host()?;
+        let choose = |(at, (row, place)): (usize, &(usize, usize))| {
+            self.choose_one(logits.row(at), *row, *place)
+        };
+        Ok(rows.iter().enumerate().map(choose).collect())
+    }
+
     /// The next token of `row`, its `place`-th, from its logits `[vocab]`.
-    pub(super) fn choose(&self, logits: &[f32], row: usize, place: usize) -> u32 {
+    fn choose_one(&self, logits: &[f32], row: usize, place: usize) -> u32 {
         match *self {
-            Self::Greedy => greedy(logits),
+            Self::Greedy => argmax::of_row(logits),
             Self::Nucleus {
                 temperature,
                 top_p,
@@ -65,20 +83,10 @@ impl Sampling {
                 // 53 bits: every f64 of this form in [0, 1) is as likely as any other.
                 let uniform = (bits >> 11) as f64 / (1_u64 << 53) as f64;
                 drawn(&nucleus(logits, temperature, top_p), uniform)
-                    .unwrap_or_else(|| greedy(logits))
+                    .unwrap_or_else(|| argmax::of_row(logits))
             }
         }
     }
-}
-
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.0 {
-            best = (logit, id as u32);
-        }
-    }
-    best.1
 }
 
 /// Tokens with their probabilities times a common factor, likeliest first, the lower id among equals. Empty where no logit is a
@@ -151,7 +159,7 @@ mod tests {
     fn shares(sampling: Sampling, draws: usize) -> [f64; 4] {
         let mut counts = [0.0; 4];
         for place in 0..draws {
-            counts[sampling.choose(&logits(), 3, place) as usize] += 1.0 / draws as f64;
+            counts[sampling.choose_one(&logits(), 3, place) as usize] += 1.0 / draws as f64;
         }
         counts
     }
@@ -202,7 +210,7 @@ mod tests {
                 top_p: 1.0,
                 seed,
             };
-            sampling.choose(&flat, row, place)
+            sampling.choose_one(&flat, row, place)
         };
         assert_eq!(of(1, 2, 3), of(1, 2, 3));
         let others = [of(2, 2, 3), of(1, 3, 3), of(1, 2, 4), of(1, 3, 2)];
@@ -246,8 +254,12 @@ mod tests {
         }
         assert!(with(1e-30, 1e-30).check().is_ok() && Sampling::Greedy.check().is_ok());
         let logits = [f32::NAN, 1.0, f32::NEG_INFINITY];
-        assert_eq!(with(1e-30, 1.0).choose(&logits, 0, 0), 1);
-        assert_eq!(with(1.0, 1.0).choose(&[1.0, f32::INFINITY], 0, 0), 1);
-        assert_eq!(greedy(&[1.0, 3.0, 3.0]), 1, "the lower id among equals");
+        assert_eq!(with(1e-30, 1.0).choose_one(&logits, 0, 0), 1);
+        assert_eq!(with(1.0, 1.0).choose_one(&[1.0, f32::INFINITY], 0, 0), 1);
+        let logits = Tensor::from_vec(2, 3, vec![1.0, 3.0, 3.0, 2.0, 1.0, 0.0]).unwrap();
+        let chosen = Sampling::Greedy.choose(&logits, &[(0, 0), (1, 0)]);
+        assert_eq!(chosen.unwrap(), [1, 0], "the lower id among equals");
+        let chosen = with(1e-30, 1.0).choose(&logits, &[(0, 0)]).unwrap();
+        assert_eq!(chosen.len(), 1, "of the rows that are asked for");
     }
 }

@@ -83,7 +83,7 @@ fn nucleus(top_p: f32, seed: u64) -> Sampling {
 }
 
 /// Logits of the last prompt token and of one token more, row by row.
-fn logits(engine: &Engine<'_>, prompts: &[&[u32]], shared: &Sequence) -> Vec<[Vec<f32>; 2]> {
+fn logits(engine: &mut Engine<'_>, prompts: &[&[u32]], shared: &Sequence) -> Vec<[Vec<f32>; 2]> {
     let own: Vec<&[u32]> = prompts
         .iter()
         .map(|prompt| &prompt[shared.tokens..])
@@ -92,23 +92,24 @@ fn logits(engine: &Engine<'_>, prompts: &[&[u32]], shared: &Sequence) -> Vec<[Ve
     let first = engine.prefill(&own, &mut rows.iter_mut().collect::<Vec<_>>());
     let ids = vec![77; prompts.len()];
     let second = engine.decode(&ids, &mut rows.iter_mut().collect::<Vec<_>>());
-    let (first, second) = (first.unwrap(), second.unwrap());
+    let [first, second] = [first, second].map(|it| it.unwrap().to_host().unwrap().into_owned());
     (0..prompts.len())
         .map(|row| [first.row(row).to_vec(), second.row(row).to_vec()])
         .collect()
 }
 
 /// Whether the logits of some rows, each alone and behind nothing, are `close` to those together and behind shared tokens.
-fn compare_logits(engine: &Engine<'_>, close: impl Fn(f32, f32) -> bool) {
+fn compare_logits(engine: &mut Engine<'_>, close: impl Fn(f32, f32) -> bool) {
     let prompts = prompts(9, 70);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let none = Sequence::default();
-    let one_by_one = |shared: &Sequence| -> Vec<_> {
+    let one_by_one = |engine: &mut Engine<'_>, shared: &Sequence| -> Vec<_> {
         let rows = prompts.iter();
         rows.flat_map(|prompt| logits(engine, &[prompt], shared))
             .collect()
     };
-    let alone = one_by_one(&none);
+    let compute = engine.model.compute();
+    let alone = one_by_one(engine, &none);
     let check = |got: Vec<[Vec<f32>; 2]>, case: &str| {
         let pairs = alone
             .iter()
@@ -117,7 +118,7 @@ fn compare_logits(engine: &Engine<'_>, close: impl Fn(f32, f32) -> bool) {
             .zip(got.iter().flatten().flatten());
         assert!(pairs.clone().count() == 9 * 2 * 262);
         let different = pairs.filter(|(a, b)| !close(**a, **b)).count();
-        assert_eq!(different, 0, "{case}, {:?}", engine.model.compute());
+        assert_eq!(different, 0, "{case}, {compute:?}");
     };
     check(logits(engine, &prompts, &none), "together");
     for shared in [16, 64, 70] {
@@ -126,7 +127,7 @@ fn compare_logits(engine: &Engine<'_>, close: impl Fn(f32, f32) -> bool) {
             logits(engine, &prompts, &prefix),
             "together behind shared tokens",
         );
-        check(one_by_one(&prefix), "alone behind shared tokens");
+        check(one_by_one(engine, &prefix), "alone behind shared tokens");
     }
 }
 
@@ -142,15 +143,12 @@ fn a_device_gives_the_logits_of_the_cpu() {
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let of = |model: &Llama, shared: usize| -> Vec<f32> {
         let applied = model.applied(&adapter).unwrap();
-        let engine = Engine {
-            model,
-            adapter: Some(&applied),
-        };
+        let mut engine = Engine::new(model, Some(&applied));
         let prefix = match shared {
             0 => Sequence::default(),
             tokens => engine.prefix(&prompts[0][..tokens]).unwrap(),
         };
-        let rows = logits(&engine, &prompts, &prefix);
+        let rows = logits(&mut engine, &prompts, &prefix);
         rows.into_iter().flatten().flatten().collect()
     };
     let expected = of(&exact, 0);
@@ -168,14 +166,64 @@ fn a_device_gives_the_logits_of_the_cpu() {
     }
 }
 
+/// Rows that leave, one that comes, a cache that grows and takes a second block: with recorded steps and without.
+#[test]
+fn recorded_steps_give_the_bits_of_steps_that_were_not() {
+    let config = LlamaConfig {
+        max_position_embeddings: 300,
+        ..shape()
+    };
+    let device = rag_tune_kernels::cuda::Device::emulated(0).unwrap();
+    let model = Llama::synthetic(&config, &ModelConfig::default()).unwrap();
+    let adapter = adapter(&model);
+    let model = model.into_device(&device).unwrap();
+    let applied = model.applied(&adapter).unwrap();
+    let prompts: Vec<Vec<u32>> = [251, 3, 40, 9, 12]
+        .map(|length| (0..length).map(|at| 3 + at * 29 % 255).collect())
+        .into();
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let run = |is_recorded: bool| -> Vec<Vec<f32>> {
+        let mut engine = Engine::new(&model, Some(&applied));
+        let mut rows = vec![Sequence::default(); prompts.len()];
+        let prefill = engine.prefill(&prompts, &mut rows.iter_mut().collect::<Vec<_>>());
+        prefill.unwrap();
+        let late = rows.pop().unwrap();
+        let mut steps = Vec::new();
+        for step in 0..12 {
+            match step {
+                4 => rows.truncate(2),
+                8 => rows.push(late.clone()),
+                _ => {}
+            }
+            if !is_recorded {
+                engine = Engine::new(&model, Some(&applied));
+            }
+            let ids: Vec<u32> = (0..rows.len() as u32)
+                .map(|row| 5 + 7 * row + step)
+                .collect();
+            let logits = engine.decode(&ids, &mut rows.iter_mut().collect::<Vec<_>>());
+            let logits = logits.unwrap().to_host().unwrap().into_owned();
+            let chosen = Sampling::Greedy.choose(&logits, &vec![(0, 0); rows.len()]);
+            assert_eq!(chosen.unwrap().len(), rows.len());
+            steps.push(logits.data()[..rows.len() * 262].to_vec());
+        }
+        assert_eq!(rows[0].tokens, 263);
+        steps
+    };
+    let (recorded, plain) = (run(true), run(false));
+    assert!(plain.iter().flatten().all(|it| it.is_finite()));
+    for (step, (recorded, plain)) in recorded.iter().zip(&plain).enumerate() {
+        assert!(recorded == plain, "step {step}");
+    }
+}
+
 #[test]
 fn logits_of_a_row_are_the_same_bits_beside_others_and_behind_shared_tokens() {
     for compute in [Compute::Bf16, Compute::Int8] {
-        let engine = Engine {
-            model: &model(compute),
-            adapter: None,
-        };
-        compare_logits(&engine, |a, b| a.to_bits() == b.to_bits());
+        let model = model(compute);
+        compare_logits(&mut Engine::new(&model, None), |a, b| {
+            a.to_bits() == b.to_bits()
+        });
     }
 }
 
@@ -187,11 +235,9 @@ fn logits_with_f32_matrices_differ_by_the_rounding_of_sums() {
     let adapter = adapter(&model);
     for adapter in [None, Some(&adapter)] {
         let applied = adapter.map(|adapter| model.applied(adapter).unwrap());
-        let engine = Engine {
-            model: &model,
-            adapter: applied.as_ref(),
-        };
-        compare_logits(&engine, |a, b| (a - b).abs() < 2e-5);
+        compare_logits(&mut Engine::new(&model, applied.as_ref()), |a, b| {
+            (a - b).abs() < 2e-5
+        });
     }
 }
 
