@@ -178,6 +178,23 @@ fn a_base_model_that_is_nowhere() {
     );
 }
 
+/// Told before the rows are augmented, which may take long.
+#[test]
+fn a_gpu_that_is_not_there() {
+    let world = ToyWorld::new();
+    let text = refused(
+        &world,
+        &["train", "run.toml", "--set", "model.device=cuda:99"],
+    );
+    assert_says(
+        &text,
+        &[
+            "cannot use the device `cuda:99`: no GPU: ",
+            "hint: set `model.device` to \"auto\"",
+        ],
+    );
+}
+
 #[test]
 fn a_rank_pattern_of_no_layer() {
     let world = ToyWorld::new();

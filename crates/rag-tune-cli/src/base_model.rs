@@ -117,11 +117,24 @@ pub fn load_kept(
     Ok((placed(model, config, out)?, cache))
 }
 
+/// That the GPU which `config` names is there: before hours of work for it.
+///
+/// # Errors
+/// When it is not.
+pub fn check_device(config: &ModelConfig) -> anyhow::Result<()> {
+    config.check_gpu().map_err(|error| {
+        let name = String::from(config.device);
+        let hint = "set `model.device` to \"auto\", which takes the CPU where there is no GPU, or to \"cpu\"";
+        InputError::new(format!("cannot use the device `{name}`: {error}"), hint).into()
+    })
+}
+
 /// The model where `config` wants it.
 ///
 /// # Errors
 /// When the GPU is not there, or its memory is not enough for the weights.
 pub fn placed(model: Llama, config: &ModelConfig, out: &Output) -> anyhow::Result<Llama> {
+    check_device(config)?;
     let open = || format!("cannot use the device `{}`", String::from(config.device));
     let Some(device) = config.gpu().with_context(open)? else {
         return Ok(model);

@@ -108,6 +108,17 @@ impl ModelConfig {
             && self.quantization != Quantization::Nf4
     }
 
+    /// That the GPU which is named is there, if one is, without opening it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Missing`] if it is not.
+    pub fn check_gpu(&self) -> Result<(), DeviceError> {
+        match self.device {
+            Device::Cuda(ordinal) => rag_tune_kernels::cuda::Device::check_gpu(ordinal),
+            Device::Auto | Device::Cpu => Ok(()),
+        }
+    }
+
     /// The GPU to run on, if there is to be one.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{HubArgs, Overrides, sandbox};
 use crate::asked::{Prompts, Question};
-use crate::base_model::{FoundModel, load_adapter};
+use crate::base_model::{FoundModel, check_device, load_adapter};
 use crate::config::RunConfig;
 use crate::encoding::question;
 use crate::error::InputError;
@@ -88,6 +88,7 @@ pub fn ask(args: &AskArgs, out: &mut Output) -> anyhow::Result<()> {
         database: args.execute.as_deref(),
     };
     let columns = columns.columns(task)?;
+    check_device(&config.model)?;
     let hub = args.hub.hub();
     let prompts = Prompts {
         run: &run.name(),

@@ -11,7 +11,7 @@ use rag_tune_model::llama::Llama;
 
 use super::score::{further_metrics, percent, remarks};
 use super::{HubArgs, Overrides};
-use crate::base_model::{FoundModel, load_adapter};
+use crate::base_model::{FoundModel, check_device, load_adapter};
 use crate::config::{Override, RunConfig};
 use crate::error::InputError;
 use crate::evaluation::{Evaluation, TrainedAdapter};
@@ -231,8 +231,9 @@ fn evaluate(
         evaluation,
         augmented,
     } = subject;
-    let questions = evaluation.questions(augmented, hub, out)?;
     let config = &evaluation.config.model;
+    check_device(config)?;
+    let questions = evaluation.questions(augmented, hub, out)?;
     let found = FoundModel::open(config, hub)?;
     let adapter = match &evaluation.adapter {
         Some(trained) => Some(load_adapter(&trained.run, &found.checkpoint)?),

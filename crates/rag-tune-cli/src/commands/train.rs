@@ -21,7 +21,7 @@ use rag_tune_train::validation::Validation;
 
 use super::{ConfigArgs, HubArgs};
 use crate::augmentation::Augmentation;
-use crate::base_model::{BaseRecord, FoundModel};
+use crate::base_model::{BaseRecord, FoundModel, check_device};
 use crate::config::{Docs, Override, ResolvedConfig, RunConfig};
 use crate::encoding;
 use crate::error::{InputError, Interrupted};
@@ -205,6 +205,7 @@ impl Loaded {
         folder: Option<(&RunFolder, Start)>,
         out: &Output,
     ) -> anyhow::Result<Self> {
+        check_device(model)?;
         let hub = args.hub.hub();
         let found = FoundModel::open(&config.model, &hub)?;
         found.check(&config.lora)?;
