@@ -3,12 +3,17 @@
 //! Pair `(x[i], x[i + d/2])` of a head turns by `position * frequency[i]`, plainly `theta^(-2i/d)`
 //! ([`frequencies`]). The backward pass turns by the negative angle.
 
+use std::sync::Arc;
+
+use half::bf16;
+
 use crate::buffer::Buffer;
 use crate::cpu;
+use crate::cuda::ids::Ids;
 use crate::cuda::lazy::Lazy;
 use crate::cuda::tensor::{DeviceTensor, own};
 use crate::cuda::view::{Element, ViewMut};
-use crate::cuda::{self, DeviceBuffer};
+use crate::cuda::{self, Device, DeviceBuffer};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::Compute;
 use crate::sequences::Positions;
@@ -116,12 +121,22 @@ impl RopeTable {
         positions: &Positions,
         compute: Compute,
     ) -> Result<Stored, KernelError> {
-        if compute == Compute::F32 || x.device().is_some() {
+        if compute == Compute::F32 {
             self.apply(&mut x, positions, Turn::Forward)?;
             return Ok(Stored::new(x, compute));
         }
         self.check(&x, positions)?;
         let [rows, cols] = x.shape();
+        if let Some(there) = x.on_device() {
+            let (table, positions) = self.there(there.device(), positions)?;
+            let mut values = DeviceBuffer::<bf16>::stale(there.device(), rows * cols)?;
+            let (wide, to) = (there.f32()?, ViewMut::new(&mut values, [rows, cols]));
+            cuda::rope::apply_rounded(wide.view([rows, cols]), &table, &positions, to)?;
+            return Ok(Stored::new(
+                Tensor::from_device(rows, cols, values),
+                compute,
+            ));
+        }
         let mut values = Buffer::stale(rows * cols);
         cpu::rope::narrow(x.data(), cols, positions, self.table(1.0), &mut values);
         Ok(Stored::from_bf16(rows, cols, values))
@@ -134,13 +149,21 @@ impl RopeTable {
         positions: &Positions,
         turn: Turn,
     ) -> Result<(), KernelError> {
-        let device = x.device().clone();
-        let table = self.on_device.get(
-            |table| *table.device() == device,
-            || cuda::rope::Table::new(&device, self),
-        )?;
-        let positions = positions.on(&device, self.positions)?;
+        let (table, positions) = self.there(x.device(), positions)?;
         cuda::rope::apply(ViewMut::new(x, shape), &table, &positions, turn)
+    }
+
+    /// What a device needs of the table and of some positions.
+    fn there(
+        &self,
+        device: &Device,
+        positions: &Positions,
+    ) -> Result<(Arc<cuda::rope::Table>, Arc<Ids>), KernelError> {
+        let table = self.on_device.get(
+            |table| table.device() == device,
+            || cuda::rope::Table::new(device, self),
+        )?;
+        Ok((table, positions.on(device, self.positions)?))
     }
 
     pub(crate) fn table(&self, sign: f32) -> cpu::rope::Table<'_> {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use half::bf16;
+
 use crate::buffer::Buffer;
 use crate::cuda::ids::Ids;
 use crate::cuda::rows;
@@ -105,6 +107,31 @@ impl Tensor {
                 let values = DeviceBuffer::<f32>::stale(device, rows * cols)?;
                 Ok(Self::from_device(rows, cols, values))
             }
+        }
+    }
+
+    /// As [`Self::stale_beside`], for what only products will read: in bf16 on a device, where they round it otherwise each time.
+    ///
+    /// # Errors
+    /// As [`Self::stale_beside`].
+    pub fn stale_operand_beside(&self, rows: usize, cols: usize) -> Result<Self, KernelError> {
+        match self.device() {
+            None => Ok(Self::stale(rows, cols)),
+            Some(device) => {
+                let values = DeviceBuffer::<bf16>::stale(device, rows * cols)?;
+                Ok(Self::from_device(rows, cols, values))
+            }
+        }
+    }
+
+    /// As products read it: rounded to bf16 on a device, the same in host memory.
+    ///
+    /// # Errors
+    /// As [`Self::stale_beside`].
+    pub fn to_operand(&self) -> Result<Cow<'_, Self>, KernelError> {
+        match self.on_device() {
+            Some(DeviceTensor::F32(_)) => Ok(Cow::Owned(crate::cuda::matrix::rounded(self)?)),
+            Some(DeviceTensor::Bf16(_)) | None => Ok(Cow::Borrowed(self)),
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct AdaptedLinear<'a> {
 
 /// An adapter, and what a pass derives from it and the base.
 pub(crate) struct AppliedAdapter<'a> {
-    /// Where the base is.
+    /// Where the base is, as products read it.
     adapter: Cow<'a, Adapter>,
     /// Norms of the adapted weights' rows, where the adapter has magnitudes.
     norms: BTreeMap<Place, Vec<f32>>,
@@ -52,8 +52,8 @@ impl<'a> AppliedAdapter<'a> {
         }
         let adapter = match device {
             None => Cow::Borrowed(adapter),
-            Some(_) if adapter.device() == device => Cow::Borrowed(adapter),
-            Some(device) => Cow::Owned(adapter.to_device(device)?),
+            Some(_) if adapter.device() == device => Cow::Owned(adapter.to_operands()?),
+            Some(device) => Cow::Owned(adapter.to_device(device)?.to_operands()?),
         };
         Ok(Self { adapter, norms })
     }
@@ -118,7 +118,7 @@ impl Read<'_, '_> {
             return Ok(None);
         };
         let x = self.dropped.as_ref().unwrap_or_else(|| self.input.tensor());
-        let mut down = x.stale_beside(x.rows(), lora.a.rows())?;
+        let mut down = x.stale_operand_beside(x.rows(), lora.a.rows())?;
         product_nt(&mut down, 0.0, 1.0, x, &lora.a)?;
         Ok(Some(down))
     }
@@ -263,7 +263,7 @@ impl GroupContext {
                 else {
                     continue;
                 };
-                let d_output = &d_outputs[index];
+                let d_output = &*d_outputs[index].to_operand()?;
                 let b = match (layer.dora, &base_input) {
                     (Some(dora), Some(input)) => {
                         let base = linear::forward(input, layer.weight)?;
@@ -279,7 +279,7 @@ impl GroupContext {
                         &lora.b
                     }
                 };
-                let mut d_down = x.stale_beside(x.rows(), lora.a.rows())?;
+                let mut d_down = x.stale_operand_beside(x.rows(), lora.a.rows())?;
                 product_nn(&mut d_down, 0.0, layer.scaling, d_output, b)?;
                 product_tn(&mut gradient.a, 1.0, 1.0, &d_down, lora_input)?;
                 product_nn(&mut d_x, write.keep(), 1.0, &d_down, &lora.a)?;

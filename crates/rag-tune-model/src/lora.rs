@@ -232,6 +232,15 @@ impl Adapter {
         })
     }
 
+    /// A copy with its factors as products read them where they lie.
+    pub(crate) fn to_operands(&self) -> Result<Self, KernelError> {
+        let mut rounded = self.clone();
+        for tensor in rounded.tensors_mut() {
+            *tensor = tensor.to_operand()?.into_owned();
+        }
+        Ok(rounded)
+    }
+
     /// The adapter in host memory; without a copy where it is.
     ///
     /// # Errors

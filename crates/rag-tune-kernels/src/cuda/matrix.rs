@@ -14,7 +14,7 @@ use super::driver::{Factor, Product, ProductType};
 use super::ids::Ids;
 use super::int8_gemm;
 use super::int8_matmul::{INNER_MULTIPLE, MAX_ROWS, Output, int8_matmul};
-use super::tensor::{DeviceTensor, Lent};
+use super::tensor::{DeviceTensor, Lent, own};
 use super::view::{View, ViewMut};
 use super::{convert, cross_entropy as loss, dequantize_rows, rows};
 use crate::adapted::{Layer, Update};
@@ -238,7 +238,7 @@ pub(crate) fn backward(
     unsafe { dx.device().multiply(&product) }
 }
 
-/// `out = keep * out + alpha * op(a) op(b)`: LoRA's thin products, in f32 of operands that are rounded to bf16. The shapes fit.
+/// `out = keep * out + alpha * op(a) op(b)`: LoRA's thin products, f32 sums of operands that are rounded to bf16. The shapes fit.
 pub(crate) fn product(
     out: &mut Tensor,
     [keep, alpha]: [f32; 2],
@@ -253,7 +253,11 @@ pub(crate) fn product(
         return Err(two_places(OPERATION));
     };
     let (a, b) = (a.bf16()?, b.bf16()?);
-    let out = out.f32_on_device(OPERATION)?;
+    let (at, d_type) = match out.on_device_mut() {
+        Some(DeviceTensor::F32(out)) => (own(out)?.at(0), ProductType::F32),
+        Some(DeviceTensor::Bf16(out)) => (own(out)?.at(0), ProductType::Bf16),
+        None => return Err(two_places(OPERATION)),
+    };
     let product = Product {
         rows,
         cols,
@@ -262,10 +266,10 @@ pub(crate) fn product(
         a: factor(a.buffer(), strides[0], a_transposed),
         b: factor(b.buffer(), strides[1], b_transposed),
         beta: keep,
-        c: out.at(0),
-        d: out.at(0),
+        c: at,
+        d: at,
         stride: cols,
-        d_type: ProductType::F32,
+        d_type,
     };
     // SAFETY: the callers have compared the three shapes.
     unsafe { a.buffer().device().multiply(&product) }

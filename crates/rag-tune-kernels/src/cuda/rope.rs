@@ -1,9 +1,11 @@
 //! Launches of kernels/rope.cu.
 
+use half::bf16;
+
 use super::buffer::DeviceBuffer;
 use super::device::{Device, count};
 use super::ids::Ids;
-use super::view::{Element, ViewMut};
+use super::view::{Element, Operand, View, ViewMut};
 use crate::error::{KernelError, check_shape};
 use crate::rope::{RopeTable, Turn};
 
@@ -59,15 +61,44 @@ pub(crate) fn apply<T: Element>(
     positions: &Ids,
     turn: Turn,
 ) -> Result<(), KernelError> {
-    let operation = T::choose("rope_bf16", "rope_f32");
-    let ([tokens, cols], half) = (x.shape(), table.head_dim / 2);
+    let (operation, wide) = T::choose(("rope_bf16", 8), ("rope_f32", 4));
+    // SAFETY: `x` is borrowed for writing.
+    unsafe { launch(operation, [x.operand()], wide, table, positions, turn) }
+}
+
+/// `y` = `x` with every head turned forward, as [`apply`].
+pub(crate) fn apply_rounded(
+    x: View<'_, f32>,
+    table: &Table,
+    positions: &Ids,
+    y: ViewMut<'_, bf16>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "rope_f32_to_bf16";
+    check_shape(OPERATION, "y", &y.shape(), &x.shape())?;
+    let operands = [x.operand(), y.operand()];
+    // SAFETY: `y` is borrowed for writing, and of the same shape.
+    unsafe { launch(OPERATION, operands, 4, table, positions, Turn::Forward) }
+}
+
+/// # Safety
+/// The operands are the kernel's, all of the first one's shape; what it writes is borrowed for that.
+unsafe fn launch<const OPERANDS: usize>(
+    operation: &'static str,
+    operands: [Operand<'_>; OPERANDS],
+    wide: usize,
+    table: &Table,
+    positions: &Ids,
+    turn: Turn,
+) -> Result<(), KernelError> {
+    let ([tokens, cols], half) = (operands[0].shape, table.head_dim / 2);
     check_shape(operation, "positions", &[positions.len()], &[tokens])?;
-    let device = x.device();
+    let device = operands[0].device;
     assert!(
         positions.below() <= table.positions && positions.buffer().device() == device,
         "`positions` is of this table"
     );
-    assert!(table.cos.device() == device, "one device");
+    let is_there = |it: &Operand<'_>| it.device == table.cos.device();
+    assert!(operands.iter().all(is_there), "one device");
     if !cols.is_multiple_of(table.head_dim) {
         let problem = format!(
             "{cols} features are no multiple of head_dim {}",
@@ -75,18 +106,18 @@ pub(crate) fn apply<T: Element>(
         );
         return Err(KernelError::Value { operation, problem });
     }
-    let (heads, wide) = (cols / table.head_dim, T::choose(8, 4));
-    let x = x.operand();
-    let fits = x.allows(wide) && half.is_multiple_of(wide);
+    let heads = cols / table.head_dim;
+    let fits = half.is_multiple_of(wide) && operands.iter().all(|it| it.allows(wide));
     let width = if fits { wide } else { 1 };
     // The kernel numbers these in 32 bits.
     let items = tokens * heads.div_ceil(HEADS) * (half / width);
     count(operation, items)?;
-    let [address, stride] = x.arguments(operation)?;
     let sign: f32 = if turn == Turn::Forward { 1.0 } else { -1.0 };
-    let arguments = [
-        address,
-        stride,
+    let mut arguments = Vec::new();
+    for operand in operands {
+        arguments.extend(operand.arguments(operation)?);
+    }
+    arguments.extend([
         table.cos.argument(),
         table.sin.argument(),
         positions.buffer().argument(),
@@ -95,9 +126,9 @@ pub(crate) fn apply<T: Element>(
         count(operation, half)?,
         sign.into(),
         count(operation, width)?,
-    ];
+    ]);
     let grid = [items.div_ceil(THREADS), 1, 1];
-    // SAFETY: `x` is borrowed for writing, has whole heads, and allows `width`; every position has a row in both tables.
+    // SAFETY: operands have whole heads and allow `width`, every position has a row in both tables; the rest is the caller's promise.
     unsafe { device.launch(operation, grid, (THREADS, 0), &arguments) }
 }
 
@@ -138,6 +169,13 @@ mod tests {
                 apply(view, &table, &there, Turn::Backward).unwrap();
                 let got = columns(&wide.to_vec().unwrap(), stride, cols);
                 assert_close("turned back", &got, x.data(), x.data());
+
+                let wide = DeviceBuffer::from_slice(&device, &with_stride(&x, stride)).unwrap();
+                let mut narrow = DeviceBuffer::stale(&device, tokens * (cols + 8)).unwrap();
+                let to = ViewMut::strided(&mut narrow, 0, shape, cols + 8);
+                apply_rounded(View::strided(&wide, 0, shape, stride), &table, &there, to).unwrap();
+                let got = columns(&widened(&narrow.to_vec().unwrap()), cols + 8, cols);
+                assert_close("rounded", &got, expected.data(), &narrowed(expected.data()));
 
                 let rounded = to_bf16(&with_stride(&x, stride));
                 let mut narrow = DeviceBuffer::from_slice(&device, &rounded).unwrap();
