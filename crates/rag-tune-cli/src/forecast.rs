@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use rag_tune_model::config::ModelConfig;
+use rag_tune_kernels::cuda::{Device, DeviceError};
+use rag_tune_model::config::{Compute, ModelConfig};
 use rag_tune_model::llama::Keep;
 use rag_tune_model::memory::{BatchSize, Footprint};
 use rag_tune_train::batch::TrainSet;
@@ -14,16 +15,19 @@ use serde::Serialize;
 use crate::base_model::FoundModel;
 use crate::config::RunConfig;
 use crate::output::Output;
-use crate::probe::{Measure, TrainingSpeeds};
+use crate::probe::{Measure, Timed};
 
 /// Predicted memory and time of a run. Time is that of the steps: loading, validation and checkpoints come on top.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forecast {
-    /// All of the process, at its widest point.
+    /// The GPU that memory and time are of, if one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// All of the process, or of what it has on the GPU, at its widest point.
     pub peak_bytes: usize,
     /// Memory that is free now, where the system tells.
     pub available_bytes: Option<usize>,
-    /// The program, the tokenizer, the rows.
+    /// The program, the tokenizer, the rows; nothing on a GPU.
     pub process_bytes: usize,
     /// The rest.
     pub memory: MemoryPlan,
@@ -64,9 +68,26 @@ impl Forecast {
         measure: Measure,
         out: &Output,
     ) -> anyhow::Result<Self> {
-        let process_bytes = memory::resident_bytes().unwrap_or(0);
+        let device = wanted_device(&config.model, out)?;
+        let (process_bytes, available_bytes) = match &device {
+            None => (
+                memory::resident_bytes().unwrap_or(0),
+                memory::available_bytes(),
+            ),
+            Some(device) => (0, Some(device.memory()?.free_bytes)),
+        };
+        let planned;
+        let config = match device {
+            None => config,
+            // As `Llama::into_device` computes.
+            Some(_) => {
+                let mut there = config.clone();
+                there.model.compute = Compute::Bf16;
+                planned = there;
+                &planned
+            }
+        };
         let summary = set.summary();
-        let available_bytes = memory::available_bytes();
         let shape = found.checkpoint.config();
         let work = Work::count(set)?;
         let counter = Counter {
@@ -75,13 +96,20 @@ impl Forecast {
             room: available_bytes.map_or(usize::MAX, memory::room),
         };
         let memory = counter.plan(&config.model, &config.train, work.largest);
-        let speeds = TrainingSpeeds::measure(shape, set, config, memory.keep, measure, out)?;
+        let speeds = Timed {
+            shape,
+            config,
+            device: device.as_ref(),
+            keep: memory.keep,
+        }
+        .speeds(set, measure, out)?;
         let seconds = speeds.seconds(shape.num_hidden_layers, &work);
         let mut alternatives = counter.alternatives(memory.keep, work.largest)?;
         alternatives
             .iter_mut()
             .for_each(|alternative| alternative.peak_bytes += process_bytes);
         Ok(Self {
+            device: device.map(|device| device.name()),
             peak_bytes: process_bytes + memory.peak_bytes(),
             available_bytes,
             process_bytes,
@@ -119,6 +147,18 @@ impl Forecast {
             text += &format!("\nhint: `--set {set}` would need {}", gib(*peak_bytes));
         }
         Some(text)
+    }
+}
+
+/// The GPU that the run will be on, if one is here; for another one neither memory nor time can be told.
+fn wanted_device(config: &ModelConfig, out: &Output) -> anyhow::Result<Option<Device>> {
+    match config.gpu() {
+        Ok(device) => Ok(device),
+        Err(error @ DeviceError::Missing(_)) => {
+            out.note(&format!("{error}: planned for the CPU"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -179,11 +219,16 @@ impl fmt::Display for Forecast {
             .available_bytes
             .map(|available| format!(", {} are free", gib(available + self.process_bytes)));
         let mut line = |what: &str, value: String| writeln!(f, "{what:<42}{value}");
+        if let Some(device) = &self.device {
+            line("device", device.clone())?;
+        }
         line(
             "peak memory",
             gib(self.peak_bytes) + &free.unwrap_or_default(),
         )?;
-        line("  program and rows", gib(self.process_bytes))?;
+        if self.device.is_none() {
+            line("  program and rows", gib(self.process_bytes))?;
+        }
         line("  weights", gib(memory.weight_bytes))?;
         line(
             &format!("  activations ({})", memory::name(memory.keep)),

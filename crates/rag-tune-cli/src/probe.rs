@@ -1,4 +1,4 @@
-//! How fast this machine trains a model, measured without the model: blocks and head of its shape, filled with noise.
+//! How fast this machine, or a GPU of it, trains a model, measured without the model: blocks and head of its shape, filled with noise.
 //!
 //! A micro-batch takes `fixed + slope * size` in each block (size: tokens) and around them (size: tokens that carry
 //! loss). Both lines go through two measured points: one of the run's own micro-batches, and every fourth of its rows.
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use rag_tune_kernels::cuda::Device;
 use rag_tune_kernels::{Sequences, processor};
 use rag_tune_model::config::LlamaConfig;
 use rag_tune_model::llama::{Keep, Llama, PassOptions, TrainBatch};
@@ -96,54 +97,6 @@ impl TrainingSpeeds {
             .seconds(work.micro_batches, work.supervised_tokens);
         blocks * layers as f64 + head + self.update_s * (layers * work.steps) as f64
     }
-
-    /// Measures them, or remembers.
-    ///
-    /// # Errors
-    /// When a row does not fit the model, or the cache cannot be written.
-    pub fn measure(
-        shape: &LlamaConfig,
-        set: &TrainSet,
-        config: &RunConfig,
-        keep: Keep,
-        measure: Measure,
-        out: &Output,
-    ) -> anyhow::Result<Self> {
-        let large = representative(set)?;
-        let small = every_fourth_row(&large)?;
-        let key = json!([
-            env!("CARGO_PKG_VERSION"),
-            build(),
-            processor::level()?.name(),
-            format!("{shape:?} {keep:?}"),
-            config.model,
-            config.lora,
-            sizes(&large),
-            sizes(&small),
-            rayon::current_num_threads(),
-        ])
-        .to_string();
-        let file = cache_folder().map(|folder| folder.join(FILE));
-        let mut known = file.as_deref().map(read).unwrap_or_default();
-        if let Some(speeds) = known.get(&key).filter(|_| measure == Measure::Once) {
-            return Ok(*speeds);
-        }
-        let progress = out.progress();
-        progress.start("timing passes", 2);
-        let speeds = Timed {
-            shape,
-            config,
-            keep,
-        }
-        .measure(&small, &large, || progress.advance(1));
-        progress.finish();
-        let speeds = speeds?;
-        if let Some(file) = file {
-            known.insert(key, speeds);
-            write_atomically(&file, &(serde_json::to_string_pretty(&known)? + "\n"))?;
-        }
-        Ok(speeds)
-    }
 }
 
 /// What tells a build of the program from another, whose kernels may be faster: the size of its file, and seconds from 1970 to
@@ -165,13 +118,69 @@ fn sizes(batch: &TrainBatch) -> [usize; 3] {
     [size.tokens, size.supervised_tokens, size.longest_row]
 }
 
-struct Timed<'a> {
-    shape: &'a LlamaConfig,
-    config: &'a RunConfig,
-    keep: Keep,
+/// What is timed.
+pub struct Timed<'a> {
+    /// Of the model.
+    pub shape: &'a LlamaConfig,
+    /// Of the run.
+    pub config: &'a RunConfig,
+    /// Where it will be; `None` is the CPU.
+    pub device: Option<&'a Device>,
+    /// What it keeps of each block.
+    pub keep: Keep,
 }
 
 impl Timed<'_> {
+    /// Measures the speeds, or remembers them.
+    ///
+    /// # Errors
+    /// When a row does not fit the model, the device's memory is not enough, or the cache cannot be written.
+    pub fn speeds(
+        &self,
+        set: &TrainSet,
+        measure: Measure,
+        out: &Output,
+    ) -> anyhow::Result<TrainingSpeeds> {
+        let Self {
+            shape,
+            config,
+            keep,
+            ..
+        } = self;
+        // A GPU takes no minutes for a full one, and is faster with it.
+        let most_tokens = self.device.map_or(MOST_TOKENS, |_| usize::MAX);
+        let large = representative(set, most_tokens)?;
+        let small = every_fourth_row(&large)?;
+        let key = json!([
+            env!("CARGO_PKG_VERSION"),
+            build(),
+            processor::level()?.name(),
+            self.device.map(Device::name),
+            format!("{shape:?} {keep:?}"),
+            config.model,
+            config.lora,
+            sizes(&large),
+            sizes(&small),
+            rayon::current_num_threads(),
+        ])
+        .to_string();
+        let file = cache_folder().map(|folder| folder.join(FILE));
+        let mut known = file.as_deref().map(read).unwrap_or_default();
+        if let Some(speeds) = known.get(&key).filter(|_| measure == Measure::Once) {
+            return Ok(*speeds);
+        }
+        let progress = out.progress();
+        progress.start("timing passes", 2);
+        let speeds = self.measure(&small, &large, || progress.advance(1));
+        progress.finish();
+        let speeds = speeds?;
+        if let Some(file) = file {
+            known.insert(key, speeds);
+            write_atomically(&file, &(serde_json::to_string_pretty(&known)? + "\n"))?;
+        }
+        Ok(speeds)
+    }
+
     fn measure(
         &self,
         small: &TrainBatch,
@@ -204,13 +213,35 @@ impl Timed<'_> {
             ..self.shape.clone()
         };
         let model = Llama::synthetic(&shape, &self.config.model)?;
-        let adapter = model.fresh_adapter(self.config.lora.settings(), self.config.seed)?;
+        let model = match self.device {
+            None => model,
+            Some(device) => model.into_device(device)?,
+        };
+        let adapter = self.adapter(&model)?;
         Ok((model, adapter))
+    }
+
+    /// Where a run has it.
+    fn adapter(&self, model: &Llama) -> anyhow::Result<Adapter> {
+        let adapter = model.fresh_adapter(self.config.lora.settings(), self.config.seed)?;
+        let is_there = self.config.train.optimizer.is_on_devices();
+        match self.device.filter(|_| is_there) {
+            None => Ok(adapter),
+            Some(device) => Ok(adapter.to_device(device)?),
+        }
+    }
+
+    /// Since `start`, with all that a device was asked for.
+    fn elapsed(&self, start: Instant) -> anyhow::Result<Duration> {
+        if let Some(device) = self.device {
+            device.synchronize()?;
+        }
+        Ok(start.elapsed())
     }
 
     /// One pass, forward and backward.
     fn pass_s(&self, model: &Llama, batch: &TrainBatch) -> anyhow::Result<f64> {
-        let adapter = model.fresh_adapter(self.config.lora.settings(), self.config.seed)?;
+        let adapter = self.adapter(model)?;
         let probability = self.config.lora.dropout;
         let options = PassOptions {
             keep: self.keep,
@@ -222,11 +253,11 @@ impl Timed<'_> {
             }),
             gradient_scale: 1.0 / batch.targets.len() as f32,
         };
-        let mut gradient = adapter.zero_gradient();
+        let mut gradient = adapter.zero_gradient_on(adapter.device())?;
         let mut pass = || -> anyhow::Result<Duration> {
             let start = Instant::now();
             model.forward_backward(&adapter, batch, &options, &mut gradient)?;
-            Ok(start.elapsed())
+            self.elapsed(start)
         };
         let first = pass()?;
         if first >= SHORT {
@@ -237,7 +268,7 @@ impl Timed<'_> {
     }
 
     fn update_s(&self, mut adapter: Adapter) -> anyhow::Result<f64> {
-        let mut gradient = adapter.zero_gradient();
+        let mut gradient = adapter.zero_gradient_on(adapter.device())?;
         let mut optimizer = Optimizer::new(&self.config.train, &self.config.lora, &adapter)?;
         let mut times = Vec::new();
         for step in 1..=PASSES {
@@ -245,7 +276,7 @@ impl Timed<'_> {
             gradient.clear()?;
             optimizer.norm(&gradient, &mut adapter)?;
             optimizer.update(step, 1e-4, 1.0, &gradient, &mut adapter)?;
-            times.push(start.elapsed());
+            times.push(self.elapsed(start)?);
         }
         Ok(median(times))
     }
@@ -257,7 +288,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 }
 
 /// The fullest micro-batch of the first step, with as many rows as may be timed.
-fn representative(set: &TrainSet) -> anyhow::Result<TrainBatch> {
+fn representative(set: &TrainSet, most_tokens: usize) -> anyhow::Result<TrainBatch> {
     let micro_batches = set.micro_batches(1)?;
     let fullest = micro_batches
         .into_iter()
@@ -266,7 +297,7 @@ fn representative(set: &TrainSet) -> anyhow::Result<TrainBatch> {
     let batch = batch.expect("a step has a micro-batch, and a micro-batch a row");
     let mut tokens = 0;
     let rows = batch.sequences.ranges().take_while(|range| {
-        let fits = tokens == 0 || tokens + range.len() <= MOST_TOKENS;
+        let fits = tokens == 0 || tokens + range.len() <= most_tokens;
         tokens += range.len();
         fits
     });
@@ -301,6 +332,8 @@ fn some_rows(
 
 #[cfg(test)]
 mod tests {
+    use rag_tune_train::config::OptimizerKind;
+
     use super::*;
 
     #[test]
@@ -311,6 +344,46 @@ mod tests {
         // Too close, and falling.
         assert_eq!(Line::through((300, 1.0), (400, 2.0)).fixed_s, 0.0);
         assert_eq!(Line::through((100, 3.0), (400, 2.0)).slope_s, 0.005);
+    }
+
+    /// With dropout, and with an optimizer that is the host's on a device.
+    #[test]
+    fn a_device_is_timed_as_it_trains() {
+        let shape = LlamaConfig {
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 16,
+            vocab_size: 40,
+            ..LlamaConfig::known("smollm2-135m").unwrap()
+        };
+        let device = Device::emulated(0).unwrap();
+        let large = TrainBatch {
+            ids: (0..24).collect(),
+            sequences: Sequences::from_lengths(&[6; 4]).unwrap(),
+            targets: (0..24).step_by(3).map(|at| (at, 7)).collect(),
+        };
+        let small = every_fourth_row(&large).unwrap();
+        let mut config = RunConfig::default();
+        config.lora.dropout = 0.1;
+        for optimizer in [OptimizerKind::AdamW, OptimizerKind::AdamW8bit] {
+            config.train.optimizer = optimizer;
+            let timed = Timed {
+                shape: &shape,
+                config: &config,
+                device: Some(&device),
+                keep: Keep::Selective,
+            };
+            let before = device.memory().unwrap().free_bytes;
+            // Clones: a batch keeps what a device needs of it.
+            let (small, large) = (small.clone(), large.clone());
+            let speeds = timed.measure(&small, &large, || ()).unwrap();
+            drop((small, large));
+            assert!(speeds.block.seconds(1, 24) > 0.0 && speeds.head.seconds(1, 8) > 0.0);
+            assert!(speeds.update_s > 0.0);
+            assert_eq!(device.memory().unwrap().free_bytes, before);
+        }
     }
 
     #[test]
