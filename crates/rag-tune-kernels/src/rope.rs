@@ -154,7 +154,7 @@ impl RopeTable {
     }
 
     /// What a device needs of the table and of some positions.
-    fn there(
+    pub(crate) fn there(
         &self,
         device: &Device,
         positions: &Positions,

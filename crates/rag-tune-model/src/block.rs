@@ -99,6 +99,16 @@ pub(crate) struct AttentionInputs {
     normed: Input<'static>,
 }
 
+/// Queries and keys before RoPE, and values.
+pub(crate) struct Projected {
+    pub(crate) q: Tensor,
+    pub(crate) k: Tensor,
+    pub(crate) v: Stored,
+    downs: Downs,
+    /// What the projections read.
+    normed: Input<'static>,
+}
+
 impl AttentionInputs {
     pub(crate) fn qkv(&self) -> Qkv<'_> {
         Qkv {
@@ -188,6 +198,31 @@ impl Block {
         x: &Tensor,
         context: BlockContext<'_>,
     ) -> Result<AttentionInputs, KernelError> {
+        let Projected {
+            q,
+            k,
+            v,
+            downs,
+            normed,
+        } = self.projected(x, context)?;
+        let (rope, positions) = (context.rope, context.positions);
+        let [q, k] = [q, k].map(|tensor| rope.store(tensor, positions, context.compute));
+        let (q, k) = (q?, k?);
+        Ok(AttentionInputs {
+            q,
+            k,
+            v,
+            downs,
+            normed,
+        })
+    }
+
+    /// Norm and projections.
+    pub(crate) fn projected(
+        &self,
+        x: &Tensor,
+        context: BlockContext<'_>,
+    ) -> Result<Projected, KernelError> {
         let layers = self.qkv_layers(context);
         let normed = normed(x, &self.attention_norm, context, &layers)?;
         let group = self.group(context, Site::AttentionInput);
@@ -197,10 +232,7 @@ impl Block {
         let (k, k_down) = group.output(&read, k, None)?;
         let (v, v_down) = group.stored(&read, v)?;
         let downs = vec![q_down, k_down, v_down];
-        let (rope, positions) = (context.rope, context.positions);
-        let [q, k] = [q, k].map(|tensor| rope.store(tensor, positions, context.compute));
-        let (q, k) = (q?, k?);
-        Ok(AttentionInputs {
+        Ok(Projected {
             q,
             k,
             v,

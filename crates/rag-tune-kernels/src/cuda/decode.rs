@@ -1,4 +1,4 @@
-//! A step of decoding on a device: one new token for each of some sequences. Launches kernels/cache_push.cu and
+//! A step of decoding on a device: one new token for each of some sequences. Launches kernels/rope_push.cu and
 //! kernels/attention_decode.cu.
 //!
 //! What changes from step to step (tokens, positions, where caches lie, which block works on what) is written into tables on the device
@@ -15,10 +15,10 @@ use super::device::{Device, count};
 use super::driver::Argument;
 use super::ids::Ids;
 use super::matrix;
-use super::tensor::Lent;
 use crate::attention::{Cache, Heads};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::{Compute, Matrix};
+use crate::rope::RopeTable;
 use crate::sequences::Positions;
 use crate::stored::Stored;
 use crate::tensor::{Tensor, two_places};
@@ -32,9 +32,8 @@ const BLOCK_HEADS: usize = 16;
 /// Up to so many rows products have kernels of their own, so that none are spared.
 const FEW_ROWS: usize = 4;
 
-/// Threads that write keys and values, and the columns of each.
-const PUSH_THREADS: usize = 256;
-const PUSH_COLUMNS: usize = 8;
+/// Threads that turn a head, and write it.
+const PUSH_THREADS: usize = 64;
 
 const OPERATION: &str = "attention_decode";
 
@@ -217,14 +216,20 @@ impl DecodeStep<'_> {
         &self.tables.positions
     }
 
-    /// Writes the new tokens' keys and values behind the others of a layer, and attends to all of them.
+    /// Turns queries and keys by their positions, writes keys and values behind the others of a layer, and attends to all of them.
     ///
     /// # Shapes
     /// `q`: `[rows, query heads * dim]`, `k`, `v`: `[rows, key/value heads * dim]`; returns the shape of `q`
     ///
     /// # Errors
     /// [`KernelError`] if shapes do not fit, or the device fails.
-    pub fn attend(&self, layer: usize, [q, k, v]: [&Stored; 3]) -> Result<Stored, KernelError> {
+    pub fn attend(
+        &self,
+        layer: usize,
+        rope: &RopeTable,
+        [q, k]: [&Tensor; 2],
+        v: &Stored,
+    ) -> Result<Stored, KernelError> {
         let DecodeTables { heads, shape, .. } = self.tables;
         if layer >= self.tables.layers {
             let problem = format!("layer {layer} of {}", self.tables.layers);
@@ -232,11 +237,22 @@ impl DecodeStep<'_> {
             return Err(KernelError::Value { operation, problem });
         }
         let [wide, narrow] = [heads.query, heads.key_value].map(|heads_of| heads_of * heads.dim);
-        let q = self.lent("q", q, wide)?;
-        let (k, v) = (self.lent("k", k, narrow)?, self.lent("v", v, narrow)?);
-        self.push(layer, k.buffer(), v.buffer())?;
-        let mut out = DeviceBuffer::<bf16>::stale(self.device(), shape.rows * wide)?;
-        self.attend_from(layer, q.buffer(), &mut out)?;
+        self.check("q", q.shape(), q.device(), wide)?;
+        self.check("k", k.shape(), k.device(), narrow)?;
+        let elsewhere = || two_places(OPERATION);
+        let v_there = v.on_device().ok_or_else(elsewhere)??;
+        self.check("v", v.shape(), Some(v_there.buffer().device()), narrow)?;
+        let [q, k] = [q, k].map(|it| it.on_device().ok_or_else(elsewhere)?.f32());
+        let stale = || DeviceBuffer::<bf16>::stale(self.device(), shape.rows * wide);
+        let (mut turned, mut out) = (stale()?, stale()?);
+        self.push(
+            layer,
+            rope,
+            [q?.buffer(), k?.buffer()],
+            v_there.buffer(),
+            &mut turned,
+        )?;
+        self.attend_from(layer, &turned, &mut out)?;
         let out = Tensor::from_device(shape.rows, wide, out);
         Ok(Stored::new(out, Compute::Bf16))
     }
@@ -245,18 +261,17 @@ impl DecodeStep<'_> {
         self.tables.rows.device()
     }
 
-    /// What `stored` holds, if that is all rows, here.
-    fn lent<'s>(
+    /// That it is all rows, here.
+    fn check(
         &self,
         name: &'static str,
-        stored: &'s Stored,
+        shape: [usize; 2],
+        device: Option<&Device>,
         width: usize,
-    ) -> Result<Lent<'s, bf16>, KernelError> {
-        let expected = [self.tables.shape.rows, width];
-        check_shape(OPERATION, name, &stored.shape(), &expected)?;
-        let lent = stored.on_device().ok_or_else(|| two_places(OPERATION))??;
-        match lent.buffer().device() == self.device() {
-            true => Ok(lent),
+    ) -> Result<(), KernelError> {
+        check_shape(OPERATION, name, &shape, &[self.tables.shape.rows, width])?;
+        match device == Some(self.device()) {
+            true => Ok(()),
             false => Err(two_places(OPERATION)),
         }
     }
@@ -270,26 +285,35 @@ impl DecodeStep<'_> {
     fn push(
         &self,
         layer: usize,
-        k: &DeviceBuffer<bf16>,
+        rope: &RopeTable,
+        [q, k]: [&DeviceBuffer<f32>; 2],
         v: &DeviceBuffer<bf16>,
+        turned: &mut DeviceBuffer<bf16>,
     ) -> Result<(), KernelError> {
-        let tables = self.tables;
-        let cols = tables.heads.key_value * tables.heads.dim;
-        let positions = tables.positions.on(self.device(), tables.most_positions)?;
+        let DecodeTables { heads, shape, .. } = self.tables;
+        let (table, positions) = rope.there(self.device(), &self.tables.positions)?;
+        let expected = [heads.dim, self.tables.most_positions];
+        check_shape(OPERATION, "rope", &table.shape(), &expected)?;
+        let [cos, sin] = table.arguments();
         let arguments = [
+            q.argument(),
             k.argument(),
             v.argument(),
-            self.addresses(layer),
+            cos,
+            sin,
             positions.buffer().argument(),
-            count(OPERATION, cols)?,
+            self.addresses(layer),
+            turned.argument(),
+            count(OPERATION, heads.query)?,
+            count(OPERATION, heads.key_value)?,
+            count(OPERATION, heads.dim / 2)?,
         ];
-        let blocks = cols.div_ceil(PUSH_THREADS * PUSH_COLUMNS);
-        let grid = [blocks, tables.shape.rows, 2];
-        // SAFETY: keys and values have all rows; each has an address behind which there is room up to its position: `begin` has made it,
-        // and nobody else has these caches. `Instance::of` has found that heads are multiples of 8 values.
+        let grid = [heads.query + 2 * heads.key_value, shape.rows, 1];
+        // SAFETY: queries, keys and values have all rows, and the table all positions; each row has an address behind which there is room up
+        // to its position: `begin` has made it, and nobody else has these caches.
         unsafe {
             self.device()
-                .launch("cache_push", grid, (PUSH_THREADS, 0), &arguments)
+                .launch("rope_push", grid, (PUSH_THREADS, 0), &arguments)
         }
     }
 
@@ -388,9 +412,10 @@ fn schedule(keys: &[usize], shape: DecodeShape) -> (Vec<[usize; 2]>, Vec<[usize;
 mod tests {
     use super::*;
     use crate::attention::Qkv;
-    use crate::cuda::testing::{assert_close, devices, narrowed as rounded};
+    use crate::cuda::testing::{assert_close, devices, narrowed as rounded, widened};
     use crate::reference;
     use crate::reference::testing::noise;
+    use crate::rope::frequencies;
     use crate::sequences::Sequences;
 
     fn heads(query: usize, key_value: usize, dim: usize) -> Heads {
@@ -402,6 +427,16 @@ mod tests {
     }
 
     const LIMITS: [usize; 2] = [7, 2000];
+
+    fn table(heads: Heads) -> RopeTable {
+        RopeTable::new(LIMITS[1], &frequencies(heads.dim, 1e4))
+    }
+
+    /// Queries and keys turned, values as they are.
+    fn turned([q, k, v]: &[Tensor; 3], positions: &Positions, heads: Heads) -> [Tensor; 3] {
+        let turn = |it| reference::rope(it, positions, &frequencies(heads.dim, 1e4));
+        [turn(q), turn(k), v.clone()]
+    }
 
     fn there(device: &Device, tensor: &Tensor) -> Stored {
         Stored::new(tensor.to_device(device).unwrap(), Compute::Bf16)
@@ -423,7 +458,7 @@ mod tests {
         sequences: &Sequences,
         heads: Heads,
     ) -> Tensor {
-        let [_, k, v] = inputs.each_ref().map(|it| there(device, it));
+        let [_, k, v] = turned(inputs, &sequences.positions(), heads).map(|it| there(device, &it));
         let ranges: Vec<_> = sequences.ranges().collect();
         let caches = ranges.iter().map(|range| {
             let mut cache = Cache::on_device(heads, device);
@@ -439,10 +474,12 @@ mod tests {
         // Rows that only fill up hold whatever there is.
         last.resize(shape.rows(), 0);
         let new = inputs.each_ref();
-        let [q, k, v] = new.map(|it| there(device, &it.gather_rows(&last).unwrap()));
+        let [q, k, v] = new.map(|it| it.gather_rows(&last).unwrap().to_device(device).unwrap());
+        let v = Stored::new(v.to_operand().unwrap().into_owned(), Compute::Bf16);
         let mut tables = DecodeTables::new(device, heads, 2, LIMITS, shape).unwrap();
         let step = tables.begin(&vec![3; keys.len()], &mut caches).unwrap();
-        let out = step.attend(1, [&q, &k, &v]).unwrap().into_tensor();
+        let out = step.attend(1, &table(heads), [&q, &k], &v);
+        let out = out.unwrap().into_tensor();
         let rows: Vec<_> = (0..keys.len()).collect();
         out.to_host().unwrap().gather_rows(&rows).unwrap()
     }
@@ -460,7 +497,8 @@ mod tests {
             let inputs = inputs(sequences.tokens(), heads);
             let last: Vec<_> = sequences.ranges().map(|range| range.end - 1).collect();
             let [exact, plain] = [Compute::F32, Compute::Bf16].map(|compute| {
-                let stored = inputs.clone().map(|it| Stored::new(it, compute));
+                let inputs = turned(&inputs, &sequences.positions(), heads);
+                let stored = inputs.map(|it| Stored::new(it, compute));
                 let [q, k, v] = &stored;
                 let (out, _) = reference::attention(Qkv { q, k, v }, &sequences, heads);
                 out.gather_rows(&last).unwrap()
@@ -486,36 +524,45 @@ mod tests {
 
     /// A cache holds what [`Cache::push`] puts into it, also where it grows and where another shares its beginning.
     #[test]
-    fn cache_push_matches_reference_on_devices() {
+    fn rope_push_matches_reference_on_devices() {
         let heads = heads(2, 1, 24);
         for device in devices() {
             for before in [0, 3, 256] {
-                let [_, k, v] = inputs(before + 1, heads).map(|it| there(&device, &it));
+                let inputs = inputs(before + 1, heads);
+                let positions = Positions::from((0..=before as u32).collect::<Vec<_>>());
+                let expected = turned(&inputs, &positions, heads);
+                let [_, k, v] = expected.each_ref().map(|it| there(&device, it));
                 let mut pushed = Cache::on_device(heads, &device);
                 pushed.push(&k, &v, 0..before).unwrap();
                 let mut caches = [pushed.clone()];
                 let beginning = pushed.clone();
                 pushed.push(&k, &v, before..before + 1).unwrap();
-                let new = inputs(before + 1, heads).map(|it| it.gather_rows(&[before]).unwrap());
-                let [q, k, v] = new.map(|it| there(&device, &it));
+                let new = inputs.map(|it| it.gather_rows(&[before]).unwrap());
+                let [q, k, v] = new.map(|it| it.to_device(&device).unwrap());
                 let shape = DecodeShape::of(&[before + 1]);
                 let mut tables = DecodeTables::new(&device, heads, 1, LIMITS, shape).unwrap();
                 let mut rows: [&mut [Cache]; 1] = [&mut caches];
                 let step = tables.begin(&[0], &mut rows).unwrap();
-                step.attend(0, [&q, &k, &v]).unwrap();
+                let v = Stored::new(v, Compute::Bf16);
+                step.attend(0, &table(heads), [&q, &k], &v).unwrap();
                 let [cache] = &mut caches;
                 assert_eq!(cache.positions(), before + 1);
-                assert_eq!(values(cache), values(&mut pushed));
+                let got = values(cache);
+                for ((got, pushed), exact) in
+                    got.iter().zip(&values(&mut pushed)).zip(&expected[1..])
+                {
+                    assert_close("cache", got, exact.data(), pushed);
+                }
                 assert_eq!(beginning.positions(), before);
             }
         }
     }
 
     /// Keys and values that a cache counts.
-    fn values(cache: &mut Cache) -> [Vec<bf16>; 2] {
+    fn values(cache: &mut Cache) -> [Vec<f32>; 2] {
         let counted = cache.positions() * cache.shape().iter().product::<usize>();
         let place = cache.on_a_device_mut().unwrap().place().unwrap();
-        [place.k, place.v].map(|buffer| buffer.to_vec().unwrap()[..counted].to_vec())
+        [place.k, place.v].map(|buffer| widened(&buffer.to_vec().unwrap()[..counted]))
     }
 
     #[test]

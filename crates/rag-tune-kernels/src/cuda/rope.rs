@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::buffer::DeviceBuffer;
 use super::device::{Device, count};
+use super::driver::Argument;
 use super::ids::Ids;
 use super::view::{Element, Operand, View, ViewMut};
 use crate::error::{KernelError, check_shape};
@@ -42,6 +43,16 @@ impl Table {
 
     pub(crate) fn device(&self) -> &Device {
         self.cos.device()
+    }
+
+    /// Features of a head, and positions.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.head_dim, self.positions]
+    }
+
+    /// Cosines and sines, as kernels take them.
+    pub(super) fn arguments(&self) -> [Argument; 2] {
+        [self.cos.argument(), self.sin.argument()]
     }
 
     /// For [`apply`].
@@ -117,9 +128,8 @@ unsafe fn launch<const OPERANDS: usize>(
     for operand in operands {
         arguments.extend(operand.arguments(operation)?);
     }
+    arguments.extend(table.arguments());
     arguments.extend([
-        table.cos.argument(),
-        table.sin.argument(),
         positions.buffer().argument(),
         count(operation, tokens)?,
         count(operation, heads)?,

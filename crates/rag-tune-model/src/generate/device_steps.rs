@@ -101,8 +101,9 @@ impl Passes<'_> {
         let context = self.model.context(step.positions(), self.adapter, None);
         let mut x = step.embed(&self.model.embedding)?;
         for (layer, block) in self.model.blocks.iter().enumerate() {
-            let inputs = block.attention_inputs(&x, context)?;
-            let attended = step.attend(layer, [&inputs.q, &inputs.k, &inputs.v])?;
+            let inputs = block.projected(&x, context)?;
+            let qk = [&inputs.q, &inputs.k];
+            let attended = step.attend(layer, context.rope, qk, &inputs.v)?;
             drop(inputs);
             x = block.after_attention(x, attended, context)?;
         }
