@@ -37,6 +37,9 @@ template <typename T> __device__ __forceinline__ T narrow(float value);
 template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) { return __float2bfloat16_rn(value); }
 template <> __device__ __forceinline__ float narrow<float>(float value) { return value; }
 
+// The quotient is 0 where exp(-value) is beyond 2^126, and so is the sigmoid as bf16 products see it.
+__device__ __forceinline__ float sigmoid(float value) { return __fdividef(1.0f, 1.0f + __expf(-value)); }
+
 // `COUNT` values that one load moves: 16 bytes at an address that is a multiple of that.
 template <typename T, int COUNT> struct alignas(sizeof(T) * COUNT) Pack {
     T values[COUNT];

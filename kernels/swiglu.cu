@@ -10,9 +10,6 @@
 
 namespace {
 
-// The quotient is 0 where exp(-value) is beyond 2^126, and so is the sigmoid as bf16 products see it.
-__device__ __forceinline__ float sigmoid(float value) { return __fdividef(1.0f, 1.0f + __expf(-value)); }
-
 template <int WIDTH>
 __device__ __forceinline__ void forward(const bf16* gate, int gate_stride, const bf16* up, int up_stride, bf16* y, int y_stride,
                                         int rows, int cols) {

@@ -92,6 +92,28 @@ pub fn forward(
     Ok(y)
 }
 
+/// Whether [`forward_three`] has one launch for so few rows of these weights; in host memory it has not.
+pub fn takes_three(x: &Input<'_>, weights: [&Matrix; 3]) -> bool {
+    cuda::matrix::takes_three(x.shape()[0], weights)
+}
+
+/// [`forward`] of three layers without a residual.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_three(x: &Input<'_>, layers: [Layer<'_>; 3]) -> Result<[Tensor; 3], KernelError> {
+    for layer in &layers {
+        layer.check("adapted::forward_three", x.shape(), layer.weight.shape()[0])?;
+    }
+    match x.on_device() {
+        Some(x) => cuda::matrix::adapted_three(x?.buffer(), layers),
+        None => {
+            let [a, b, c] = layers.map(|layer| forward(x, layer, None));
+            Ok([a?, b?, c?])
+        }
+    }
+}
+
 /// The layer's output as it waits for the backward pass: [`forward`] and [`Stored::new`] in one.
 ///
 /// # Shapes

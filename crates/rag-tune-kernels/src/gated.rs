@@ -10,6 +10,7 @@ use crate::cpu::gated::Outputs;
 use crate::cpu::gemm::Bf16Rows;
 use crate::cpu::panels::Direction;
 use crate::cpu::target::Target;
+use crate::cuda;
 use crate::error::KernelError;
 use crate::linear::{Input, packed, takes_bf16};
 use crate::matrix::Compute;
@@ -53,8 +54,20 @@ pub fn forward(
     for layer in &layers {
         layer.check("gated::forward", [tokens, features], out)?;
     }
-    if x.on_device().is_some() {
-        return one_by_one(x, layers);
+    if let Some(there) = x.on_device() {
+        let product = match wanted.layers {
+            true => None,
+            false => cuda::matrix::gated(there?.buffer(), layers)?,
+        };
+        let Some(product) = product else {
+            return one_by_one(x, layers);
+        };
+        let nothing = || Stored::from_bf16(0, out, Buffer::stale(0));
+        return Ok(Gated {
+            product: Input::owned(product, x.compute()),
+            gate: nothing(),
+            up: nothing(),
+        });
     }
     let packed = layers.map(|layer| packed(layer.weight, Direction::Forward, x.compute()));
     let [Some((gate, gate_scales)), Some((up, up_scales))] = packed else {

@@ -227,11 +227,16 @@ impl Block {
         let normed = normed(x, &self.attention_norm, context, &layers)?;
         let group = self.group(context, Site::AttentionInput);
         let read = group.read(&normed, &layers)?;
-        let [q, k, v] = &layers;
-        let (q, q_down) = group.output(&read, q, None)?;
-        let (k, k_down) = group.output(&read, k, None)?;
-        let (v, v_down) = group.stored(&read, v)?;
-        let downs = vec![q_down, k_down, v_down];
+        let (q, k, v, downs) = match group.three_outputs(&read, &layers)? {
+            Some(([q, k, v], downs)) => (q, k, Stored::new(v, context.compute), downs),
+            None => {
+                let [q, k, v] = &layers;
+                let (q, q_down) = group.output(&read, q, None)?;
+                let (k, k_down) = group.output(&read, k, None)?;
+                let (v, v_down) = group.stored(&read, v)?;
+                (q, k, v, vec![q_down, k_down, v_down])
+            }
+        };
         Ok(Projected {
             q,
             k,

@@ -179,6 +179,25 @@ impl GroupContext {
         Ok((output, down))
     }
 
+    /// As [`Self::output`] of three layers, where a device does that in one launch.
+    pub(crate) fn three_outputs(
+        &self,
+        read: &Read<'_, '_>,
+        layers: &[AdaptedLinear<'_>; 3],
+    ) -> Result<Option<([Tensor; 3], Downs)>, KernelError> {
+        let weights = layers.each_ref().map(|layer| layer.weight);
+        let is_dora = layers.iter().any(|layer| layer.dora.is_some());
+        if is_dora || !adapted::takes_three(read.input, weights) {
+            return Ok(None);
+        }
+        let downs = layers.iter().map(|layer| read.down(layer));
+        let downs = downs.collect::<Result<Downs, _>>()?;
+        let with_downs =
+            std::array::from_fn(|index| layers[index].with_down(downs[index].as_ref()));
+        let outputs = adapted::forward_three(read.input, with_downs)?;
+        Ok(Some((outputs, downs)))
+    }
+
     fn dora_output(
         &self,
         read: &Read<'_, '_>,

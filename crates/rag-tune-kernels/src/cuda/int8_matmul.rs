@@ -13,7 +13,7 @@ pub(crate) const INNER_MULTIPLE: usize = 16;
 /// Rows that there may be.
 pub(crate) const MAX_ROWS: usize = 64;
 /// Rows up to which tensor cores do not pay, and outputs of a block there.
-const FEW_ROWS: usize = 4;
+pub(crate) const FEW_ROWS: usize = 4;
 const FEW_OUTPUTS: usize = 4;
 /// Outputs of a block, and of the inner axis what it takes at once, with tensor cores.
 const OUTPUTS: usize = 128;
@@ -175,6 +175,114 @@ pub(crate) fn int8_matmul(
     }
 }
 
+/// 8-bit codes `[out, in]` and their scales `[out]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Codes<'a> {
+    pub(crate) codes: &'a DeviceBuffer<i8>,
+    pub(crate) row_scale: &'a DeviceBuffer<f32>,
+}
+
+/// `y = silu(x gate^T) * (x up^T)` of up to [`FEW_ROWS`] rows, to the bits of [`int8_matmul`] of each matrix into bf16 and swiglu behind them;
+/// `x` is `[rows, in]`.
+///
+/// # Errors
+/// As [`int8_matmul`].
+pub(crate) fn gated(
+    x: &DeviceBuffer<bf16>,
+    rows: usize,
+    [gate, up]: [Codes<'_>; 2],
+    y: &mut DeviceBuffer<bf16>,
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "int8_matmul_gated";
+    let out = gate.row_scale.len();
+    let inner = gate.codes.len() / out.max(1);
+    for matrix in [gate, up] {
+        let is_whole = matrix.codes.len() == out * inner && matrix.row_scale.len() == out;
+        assert!(is_whole, "two matrices of one shape");
+    }
+    assert!(x.len() == rows * inner && y.len() == rows * out);
+    check_multiple(OPERATION, "the inner axis", inner, INNER_MULTIPLE)?;
+    let kernels = [
+        "int8_matmul_gated_1",
+        "int8_matmul_gated_2",
+        "int8_matmul_gated_4",
+    ];
+    let Some(kernel) = of_few(OPERATION, rows, kernels)? else {
+        return Ok(());
+    };
+    let arguments = [
+        x.argument(),
+        gate.codes.argument(),
+        gate.row_scale.argument(),
+        up.codes.argument(),
+        up.row_scale.argument(),
+        y.argument(),
+        count(OPERATION, rows)?,
+        count(OPERATION, out)?,
+        count(OPERATION, inner)?,
+        count(OPERATION, inner)?,
+    ];
+    let grid = [out.div_ceil(FEW_OUTPUTS), 1, 1];
+    // SAFETY: `x` has `rows` rows of `inner` values, both matrices `out` rows of that and a scale for each, `y` `rows` rows of `out`.
+    unsafe { x.device().launch(kernel, grid, (THREADS, 0), &arguments) }
+}
+
+/// `y = x W^T` of three matrices and up to [`FEW_ROWS`] rows, to the bits of [`int8_matmul`]; `x` is `[rows, in]`.
+///
+/// # Errors
+/// As [`int8_matmul`].
+pub(crate) fn three(
+    x: &DeviceBuffer<bf16>,
+    [rows, inner]: [usize; 2],
+    matrices: [Codes<'_>; 3],
+    y: [&mut DeviceBuffer<f32>; 3],
+) -> Result<(), KernelError> {
+    const OPERATION: &str = "int8_matmul_three";
+    assert!(x.len() == rows * inner);
+    check_multiple(OPERATION, "the inner axis", inner, INNER_MULTIPLE)?;
+    let kernels = [
+        "int8_matmul_three_1",
+        "int8_matmul_three_2",
+        "int8_matmul_three_4",
+    ];
+    let Some(kernel) = of_few(OPERATION, rows, kernels)? else {
+        return Ok(());
+    };
+    let (mut arguments, mut blocks) = (vec![x.argument()], 0);
+    for (Codes { codes, row_scale }, y) in matrices.into_iter().zip(y) {
+        let out = row_scale.len();
+        assert!(codes.len() == out * inner && y.len() == rows * out);
+        arguments.extend([codes.argument(), row_scale.argument(), y.argument()]);
+        arguments.push(count(OPERATION, out)?);
+        blocks += out.div_ceil(FEW_OUTPUTS);
+    }
+    let inner = count(OPERATION, inner)?;
+    arguments.extend([count(OPERATION, rows)?, inner, inner]);
+    // SAFETY: `x` has `rows` rows of `inner` values, each matrix rows of that with a scale each, its `y` as many values a row.
+    unsafe {
+        x.device()
+            .launch(kernel, [blocks, 1, 1], (THREADS, 0), &arguments)
+    }
+}
+
+/// The kernel for so few rows; none where there is no row.
+fn of_few(
+    operation: &'static str,
+    rows: usize,
+    [one, two, four]: [&'static str; 3],
+) -> Result<Option<&'static str>, KernelError> {
+    Ok(match rows {
+        0 => None,
+        1 => Some(one),
+        2 => Some(two),
+        3..=FEW_ROWS => Some(four),
+        _ => {
+            let problem = format!("{rows} rows, at most {FEW_ROWS}");
+            return Err(KernelError::Value { operation, problem });
+        }
+    })
+}
+
 /// Over how many blocks the inner axis is split, and the chunks of each. It does not depend on the rows: else their number would change the
 /// order of a sum.
 fn splits(out: usize, chunks: usize) -> (usize, usize) {
@@ -187,7 +295,9 @@ fn splits(out: usize, chunks: usize) -> (usize, usize) {
 mod tests {
     use super::*;
     use crate::Tensor;
+    use crate::cuda::swiglu;
     use crate::cuda::testing::{assert_close, devices, int8_weight, narrowed, strided, widened};
+    use crate::cuda::view::{View, ViewMut};
     use crate::reference;
     use crate::reference::testing::noise;
 
@@ -238,6 +348,82 @@ mod tests {
                 let both = alone.iter().zip(residual.data());
                 let expected: Vec<_> = both.map(|(y, residual)| y + residual).collect();
                 assert_eq!(run_f32(Some(&there)), expected, "y and residual");
+            }
+        }
+    }
+
+    #[test]
+    fn int8_matmul_three_is_int8_matmul_three_times_on_devices() {
+        for device in devices() {
+            for [rows, inner] in [[1, 16], [2, 2064], [3, 48], [4, 160]] {
+                let outs = [7, 4, 2];
+                let weights = [1, 2, 3]
+                    .map(|seed| int8_weight(&device, [outs[seed as usize - 1], inner], seed));
+                let matrices = weights
+                    .each_ref()
+                    .map(|(codes, row_scale, _)| Codes { codes, row_scale });
+                let x = strided(&device, &noise(rows, inner, 4), inner);
+                let stale = |out| DeviceBuffer::<f32>::stale(&device, rows * out).unwrap();
+                let mut y = outs.map(stale);
+                three(&x, [rows, inner], matrices, y.each_mut()).unwrap();
+                for ((Codes { codes, row_scale }, y), out) in matrices.iter().zip(&y).zip(outs) {
+                    let mut expected = stale(out);
+                    let (y_to, residual) = (&mut expected, None);
+                    let to = Output::F32 { y: y_to, residual };
+                    int8_matmul(&x, [rows, inner], codes, row_scale, to).unwrap();
+                    assert_eq!(y.to_vec().unwrap(), expected.to_vec().unwrap());
+                }
+            }
+        }
+    }
+
+    /// To the bits of the operations that it stands for, and no further from the reference than these may be.
+    #[test]
+    fn int8_matmul_gated_matches_reference_on_devices() {
+        for device in devices() {
+            for [rows, out, inner] in [[1, 1, 16], [2, 7, 2064], [3, 10, 48], [4, 5, 160]] {
+                let (gate, gate_scale, gate_matrix) = int8_weight(&device, [out, inner], 1);
+                let (up, up_scale, up_matrix) = int8_weight(&device, [out, inner], 4);
+                let x = noise(rows, inner, 2);
+                let there = strided(&device, &x, inner);
+                let one = |codes, row_scale| {
+                    let mut y = DeviceBuffer::stale(&device, rows * out).unwrap();
+                    int8_matmul(
+                        &there,
+                        [rows, inner],
+                        codes,
+                        row_scale,
+                        Output::Bf16(&mut y),
+                    )
+                    .unwrap();
+                    y
+                };
+                let [one, other] = [one(&gate, &gate_scale), one(&up, &up_scale)];
+                let mut expected = DeviceBuffer::stale(&device, rows * out).unwrap();
+                let view = |buffer| View::new(buffer, [rows, out]);
+                let to = ViewMut::new(&mut expected, [rows, out]);
+                swiglu::forward(view(&one), view(&other), to).unwrap();
+                let matrices = [(&gate, &gate_scale), (&up, &up_scale)];
+                let matrices = matrices.map(|(codes, row_scale)| Codes { codes, row_scale });
+                let mut y = DeviceBuffer::stale(&device, rows * out).unwrap();
+                gated(&there, rows, matrices, &mut y).unwrap();
+                let y = widened(&y.to_vec().unwrap());
+                assert_eq!(y, widened(&expected.to_vec().unwrap()));
+
+                let of = |x: &Tensor, round: fn(&[f32]) -> Vec<f32>| {
+                    let [gate, up] = [&gate_matrix, &up_matrix].map(|matrix| {
+                        let y = round(reference::linear(x, matrix).data());
+                        Tensor::from_vec(rows, out, y).unwrap()
+                    });
+                    round(reference::swiglu(&gate, &up).data())
+                };
+                let rounded = Tensor::from_vec(rows, inner, narrowed(x.data())).unwrap();
+                assert_close(
+                    "gated",
+                    &y,
+                    &of(&x, <[f32]>::to_vec),
+                    &of(&rounded, narrowed),
+                );
             }
         }
     }

@@ -13,7 +13,7 @@ use super::device::Device;
 use super::driver::{Factor, Product, ProductType};
 use super::ids::Ids;
 use super::int8_gemm;
-use super::int8_matmul::{INNER_MULTIPLE, MAX_ROWS, Output, int8_matmul};
+use super::int8_matmul::{self, Codes, FEW_ROWS, INNER_MULTIPLE, MAX_ROWS, Output};
 use super::tensor::{DeviceTensor, Lent, own};
 use super::view::{View, ViewMut};
 use super::{convert, cross_entropy as loss, dequantize_rows, rows};
@@ -145,7 +145,7 @@ pub(crate) fn forward(
                 y: &mut y,
                 residual,
             };
-            int8_matmul(x, [rows, inner], codes, row_scale, to)?;
+            int8_matmul::int8_matmul(x, [rows, inner], codes, row_scale, to)?;
         }
         Some((codes, row_scale)) => {
             let to = match &residual {
@@ -282,13 +282,19 @@ pub(crate) fn adapted(
     residual: Option<&Tensor>,
 ) -> Result<Tensor, KernelError> {
     let mut y = forward(x, layer.weight, residual)?;
-    if let Some(Update { down, b, scaling }) = layer.update {
-        product(&mut y, [1.0, scaling], (down, false), (b, true))?;
-    }
-    if let Some(bias) = layer.bias {
-        crate::bias::add(&mut y, bias)?;
-    }
+    finish(&mut y, &layer)?;
     Ok(y)
+}
+
+/// Adds the update and the bias.
+fn finish(y: &mut Tensor, layer: &Layer<'_>) -> Result<(), KernelError> {
+    if let Some(Update { down, b, scaling }) = layer.update {
+        product(y, [1.0, scaling], (down, false), (b, true))?;
+    }
+    match layer.bias {
+        None => Ok(()),
+        Some(bias) => crate::bias::add(y, bias),
+    }
 }
 
 /// As [`adapted`] without a residual, rounded to bf16. The update is rounded by itself first, and is small beside the rest.
@@ -319,7 +325,10 @@ pub(crate) fn adapted_rounded(
         if layer.update.is_none() && layer.bias.is_none() {
             let x_shape = [rows, inner];
             match rows <= MAX_ROWS {
-                true => int8_matmul(x, x_shape, codes, row_scale, Output::Bf16(&mut y))?,
+                true => {
+                    let to = Output::Bf16(&mut y);
+                    int8_matmul::int8_matmul(x, x_shape, codes, row_scale, to)?;
+                }
                 false => {
                     let to = int8_gemm::Output::Bf16(&mut y);
                     int8_gemm::forward(x, x_shape, codes, row_scale, to)?;
@@ -362,6 +371,70 @@ pub(crate) fn adapted_rounded(
         convert::add_bias(ViewMut::new(&mut y, [rows, out]), &*bias.on(device)?)?;
     }
     Ok(stored(rows, out, y))
+}
+
+/// Weights that one launch multiplies with so few rows.
+fn codes_of_few<'a, const N: usize>(
+    rows: usize,
+    matrices: [&'a Matrix; N],
+) -> Option<[Codes<'a>; N]> {
+    let codes = matrices.map(|matrix| {
+        let there = matrix.on_device()?;
+        let (codes, row_scale) = read_as_codes(there, rows, matrix.shape()[1])?;
+        Some(Codes { codes, row_scale })
+    });
+    if rows > FEW_ROWS || codes.iter().any(Option::is_none) {
+        return None;
+    }
+    Some(codes.map(|codes| codes.expect("all are there")))
+}
+
+/// Whether [`adapted_three`] has one launch for these.
+pub(crate) fn takes_three(rows: usize, matrices: [&Matrix; 3]) -> bool {
+    codes_of_few(rows, matrices).is_some()
+}
+
+/// [`adapted`] of three layers without a residual: their products in one launch, where [`takes_three`] says so.
+pub(crate) fn adapted_three(
+    x: &DeviceBuffer<bf16>,
+    layers: [Layer<'_>; 3],
+) -> Result<[Tensor; 3], KernelError> {
+    let [_, inner] = layers[0].weight.shape();
+    let rows = x.len() / inner.max(1);
+    let Some(matrices) = codes_of_few(rows, layers.map(|layer| layer.weight)) else {
+        let [a, b, c] = layers.map(|layer| adapted(x, layer, None));
+        return Ok([a?, b?, c?]);
+    };
+    let stale =
+        |matrix: Codes<'_>| DeviceBuffer::<f32>::stale(x.device(), rows * matrix.row_scale.len());
+    let [mut a, mut b, mut c] = [
+        stale(matrices[0])?,
+        stale(matrices[1])?,
+        stale(matrices[2])?,
+    ];
+    int8_matmul::three(x, [rows, inner], matrices, [&mut a, &mut b, &mut c])?;
+    let mut outputs = [a, b, c].map(|y| Tensor::from_device(rows, y.len() / rows.max(1), y));
+    for (y, layer) in outputs.iter_mut().zip(&layers) {
+        finish(y, layer)?;
+    }
+    Ok(outputs)
+}
+
+/// `silu(gate(x)) * up(x)`, bf16, where one launch does it: a few rows, 8-bit codes, nothing that is added.
+pub(crate) fn gated(
+    x: &DeviceBuffer<bf16>,
+    layers: [Layer<'_>; 2],
+) -> Result<Option<Tensor>, KernelError> {
+    let [out, inner] = layers[0].weight.shape();
+    let rows = x.len() / inner.max(1);
+    let is_plain = |layer: &Layer<'_>| layer.update.is_none() && layer.bias.is_none();
+    let matrices = codes_of_few(rows, layers.map(|layer| layer.weight));
+    let Some(matrices) = matrices.filter(|_| layers.iter().all(is_plain)) else {
+        return Ok(None);
+    };
+    let mut y = DeviceBuffer::<bf16>::stale(x.device(), rows * out)?;
+    int8_matmul::gated(x, rows, matrices, &mut y)?;
+    Ok(Some(Tensor::from_device(rows, out, y)))
 }
 
 fn stored(rows: usize, cols: usize, values: DeviceBuffer<bf16>) -> Stored {
