@@ -2,18 +2,22 @@
 // sequence's cache
 //
 // math       rope.cu's, of queries and keys; keys_of(row)[positions[row]] = turned k[row], values_of(row)[positions[row]] = v[row]
-// shapes     q [rows, heads * 2 half], k [rows, kv_heads * 2 half] f32, v as k bf16; cos, sin [.., half] f32; positions [rows] u32;
+// shapes     q [rows, heads * 2 half], k [rows, kv_heads * 2 half] f32, v as k, f32 or bf16; cos, sin [.., half] f32; positions [rows] u32;
 //            addresses [rows, 2] u64: where a row's keys and values lie, [.., kv_heads * 2 half] bf16 each
 //            -> turned [rows, heads * 2 half] bf16
 // launch     64 threads, a grid of (heads + 2 kv_heads, rows): a head each
-// cost       6 bytes a value of q and k, 4 of v, 8 of a table; a launch in place of three
+// cost       6 bytes a value of q and k, 4 or 6 of v, 8 of a table; a launch in place of three
 // reference  reference::rope, and Cache::push in host memory
 //
 // Places are read here and not computed by the host, so that a recorded step of decoding can be done again with other ones.
 #include "common.cuh"
 
-KERNEL(64) void rope_push(const float* q, const float* k, const bf16* v, const float* cos, const float* sin, const uint32_t* positions,
-                          const uint64_t* addresses, bf16* turned, int heads, int kv_heads, int half) {
+namespace {
+
+template <typename T>
+__device__ __forceinline__ void rope_push(const float* q, const float* k, const T* v, const float* cos, const float* sin,
+                                          const uint32_t* positions, const uint64_t* addresses, bf16* turned, int heads, int kv_heads,
+                                          int half) {
     const int row = blockIdx.y, head = blockIdx.x, dim = 2 * half;
     const int64_t position = positions[row], width = static_cast<int64_t>(kv_heads) * dim;
     bf16* keys = reinterpret_cast<bf16*>(addresses[2 * row]) + position * width;
@@ -21,7 +25,7 @@ KERNEL(64) void rope_push(const float* q, const float* k, const bf16* v, const f
     if (head >= heads + kv_heads) {
         const int from = (head - heads - kv_heads) * dim;
         for (int at = threadIdx.x; at < dim; at += blockDim.x) {
-            values[from + at] = v[row * width + from + at];
+            values[from + at] = narrow<bf16>(widen(v[row * width + from + at]));
         }
         return;
     }
@@ -34,4 +38,16 @@ KERNEL(64) void rope_push(const float* q, const float* k, const bf16* v, const f
         y[at] = narrow<bf16>(left * c - right * s);
         y[at + half] = narrow<bf16>(right * c + left * s);
     }
+}
+
+} // namespace
+
+KERNEL(64) void rope_push_bf16(const float* q, const float* k, const bf16* v, const float* cos, const float* sin, const uint32_t* positions,
+                               const uint64_t* addresses, bf16* turned, int heads, int kv_heads, int half) {
+    rope_push(q, k, v, cos, sin, positions, addresses, turned, heads, kv_heads, half);
+}
+
+KERNEL(64) void rope_push_f32(const float* q, const float* k, const float* v, const float* cos, const float* sin, const uint32_t* positions,
+                              const uint64_t* addresses, bf16* turned, int heads, int kv_heads, int half) {
+    rope_push(q, k, v, cos, sin, positions, addresses, turned, heads, kv_heads, half);
 }

@@ -130,6 +130,14 @@ impl Stored {
         }
     }
 
+    /// The same as it is.
+    pub(crate) fn device_tensor(&self) -> Option<&DeviceTensor> {
+        match &self.0 {
+            Storage::F32(tensor) => tensor.on_device(),
+            Storage::Bf16 { .. } => None,
+        }
+    }
+
     pub(crate) fn values(&self) -> Values<'_> {
         match &self.0 {
             Storage::F32(tensor) => Values::F32(tensor.data()),

@@ -15,6 +15,7 @@ use super::device::{Device, count};
 use super::driver::Argument;
 use super::ids::Ids;
 use super::matrix;
+use super::tensor::DeviceTensor;
 use crate::attention::{Cache, Heads};
 use crate::error::{KernelError, check_shape};
 use crate::matrix::{Compute, Matrix};
@@ -240,8 +241,8 @@ impl DecodeStep<'_> {
         self.check("q", q.shape(), q.device(), wide)?;
         self.check("k", k.shape(), k.device(), narrow)?;
         let elsewhere = || two_places(OPERATION);
-        let v_there = v.on_device().ok_or_else(elsewhere)??;
-        self.check("v", v.shape(), Some(v_there.buffer().device()), narrow)?;
+        let v_there = v.device_tensor().ok_or_else(elsewhere)?;
+        self.check("v", v.shape(), Some(v_there.device()), narrow)?;
         let [q, k] = [q, k].map(|it| it.on_device().ok_or_else(elsewhere)?.f32());
         let stale = || DeviceBuffer::<bf16>::stale(self.device(), shape.rows * wide);
         let (mut turned, mut out) = (stale()?, stale()?);
@@ -249,7 +250,7 @@ impl DecodeStep<'_> {
             layer,
             rope,
             [q?.buffer(), k?.buffer()],
-            v_there.buffer(),
+            v_there,
             &mut turned,
         )?;
         self.attend_from(layer, &turned, &mut out)?;
@@ -287,7 +288,7 @@ impl DecodeStep<'_> {
         layer: usize,
         rope: &RopeTable,
         [q, k]: [&DeviceBuffer<f32>; 2],
-        v: &DeviceBuffer<bf16>,
+        v: &DeviceTensor,
         turned: &mut DeviceBuffer<bf16>,
     ) -> Result<(), KernelError> {
         let DecodeTables { heads, shape, .. } = self.tables;
@@ -295,10 +296,14 @@ impl DecodeStep<'_> {
         let expected = [heads.dim, self.tables.most_positions];
         check_shape(OPERATION, "rope", &table.shape(), &expected)?;
         let [cos, sin] = table.arguments();
+        let (kernel, v) = match v {
+            DeviceTensor::F32(v) => ("rope_push_f32", v.argument()),
+            DeviceTensor::Bf16(v) => ("rope_push_bf16", v.argument()),
+        };
         let arguments = [
             q.argument(),
             k.argument(),
-            v.argument(),
+            v,
             cos,
             sin,
             positions.buffer().argument(),
@@ -313,7 +318,7 @@ impl DecodeStep<'_> {
         // to its position: `begin` has made it, and nobody else has these caches.
         unsafe {
             self.device()
-                .launch("rope_push", grid, (PUSH_THREADS, 0), &arguments)
+                .launch(kernel, grid, (PUSH_THREADS, 0), &arguments)
         }
     }
 
