@@ -106,11 +106,12 @@ measure() { # who, work, shapes, seconds, command
   done
 }
 
-train() { # activations, shapes
-  local shape
+train() { # activations, shapes, none for a base in bf16
+  local shape who="rag-tune $1"
+  [[ -z "${3:-}" ]] || who="$who, bf16 base"
   for shape in $2; do
-    measure "rag-tune $1" train "$shape" 90 "$pack/rag-tune" bench train --batch "${shape%x*}" --seq "${shape#*x}" --rank 16 \
-      --activations "$1" --steps 3 --profile --synthetic codellama-7b --device cuda:0 --json
+    measure "$who" train "$shape" 90 "$pack/rag-tune" bench train --batch "${shape%x*}" --seq "${shape#*x}" --rank 16 \
+      --activations "$1" --quantization "${3:-int8}" --steps 3 --profile --synthetic codellama-7b --device cuda:0 --json
   done
 }
 
@@ -156,7 +157,8 @@ peer "PEFT int8" train 16x1024 90 train --base int8 --steps 2
 peer "PEFT int8" generate 1x256 60 decode --base int8 --steps 1
 peer PyTorch peaks "" 45 peaks
 peaks_trouble="$trouble"
-train full 16x1024
+train full "16x1024 1x2048"
+train selective 16x1024 none
 train all 4x1024
 train selective "$lengths"
 decode 8 64
@@ -201,6 +203,20 @@ bandwidth="$(figure "$peaks" copy_bytes_per_s)"
 kernels() { # line
   { grep -o '{"name":"[^}]*}' <<<"$1" || true; } | sed 's/[{}"]//g; s/,[a-z]*:/ /g; s/^name://'
 }
+# As `kernels`, with the bytes a second of those that only move memory, by their headers' costs: CodeLlama-7B's shape, 16,384 tokens. Its
+# 32 layers have 6,476,005,376 weights in 224 matrices. The last norm, of the tokens with loss only, counts as one of all tokens.
+moved() { # line
+  kernels "$1" | awk '
+    BEGIN {
+      hidden = 16384 * 4096; inner = 16384 * 11008
+      bytes["dequantize_rows"] = 3 * 6476005376 / 224
+      bytes["rms_norm_forward"] = 6 * hidden
+      bytes["rms_norm_backward_bf16"] = 14 * hidden; bytes["rms_norm_backward_f32"] = 16 * hidden
+      bytes["rope_f32_to_bf16"] = 6 * hidden; bytes["rope_bf16"] = 4 * hidden
+      bytes["swiglu_forward"] = 6 * inner; bytes["swiglu_backward"] = 10 * inner
+    }
+    { print $1, $2, $3, $4, ($1 in bytes && $3 > 0) ? $2 * bytes[$1] / $3 : "-" }'
+}
 # Operations a second of one layer's causal attention over rows of 4,096 tokens, by its kernels' times. Backward is 2.5 times forward.
 attention() { # line, kernels, factor
   kernels "$1" | awk -v names="$2" -v factor="$3" '
@@ -239,7 +255,9 @@ row() { # work, shape, our name, peer's name
   row train 16x1024 "rag-tune selective" "PEFT bf16"
   row generate 1x256 rag-tune "PEFT int8"
   row generate 1x256 rag-tune "PEFT bf16"
+  row train 16x1024 "rag-tune selective" "rag-tune selective, bf16 base"
   row train 16x1024 "rag-tune full" "PEFT int8, rest bf16"
+  row train 1x2048 "rag-tune full" "PEFT int8, rest bf16"
   row train 4x1024 "rag-tune all" "PEFT int8, rest bf16, all kept"
   row train 4x1024 "rag-tune selective" "PEFT int8, rest bf16"
   for shape in $lengths; do
@@ -259,9 +277,14 @@ END
   printf '\n| attention of 4096, ours | TFLOP/s |\n| --- | ---: |\n'
   printf '| forward | %s |\n' "$(attention "$long" attention_forward_128 1)"
   printf '| backward | %s |\n' "$(attention "$long" 'attention_delta|attention_backward_kv_128|attention_backward_q_128' 2.5)"
-  printf '\n| 16x1024, selective: a step of the device | calls | ms | share |\n| --- | ---: | ---: | ---: |\n'
-  kernels "$(line "rag-tune selective" train 16x1024 || true)" |
-    awk '{ printf "| %s | %d | %.2f | %.1f %% |\n", $1, $2, 1e3 * $3, 100 * $4 }'
+  printf '\n| 16x1024, selective: a step of the device | calls | ms | share | GB/s | of copying |\n'
+  printf '| --- | ---: | ---: | ---: | ---: | ---: |\n'
+  moved "$(line "rag-tune selective" train 16x1024 || true)" |
+    awk -v copying="$bandwidth" '{
+      printf "| %s | %d | %.2f | %.1f %% |", $1, $2, 1e3 * $3, 100 * $4
+      if ($5 == "-") { print " - | - |"; next }
+      printf " %.0f | %s |\n", $5 / 1e9, copying == "-" ? "-" : sprintf("%.0f %%", 100 * $5 / copying)
+    }'
   if [[ -n "$peer_missing" ]]; then
     printf 'The peer was not run: %s.\n' "$peer_missing"
   fi
