@@ -75,7 +75,7 @@ pub fn forward(
         check_shape(operation, "residual", &residual.shape(), &[tokens, out])?;
     }
     if let Some(x) = x.on_device() {
-        return cuda::matrix::adapted(x?.buffer(), layer, residual);
+        return cuda::adapted::adapted(x?.buffer(), layer, residual);
     }
     let packed = packed(layer.weight, Direction::Forward, x.compute());
     // Columns of outliers are added to whole products.
@@ -94,7 +94,7 @@ pub fn forward(
 
 /// Whether [`forward_three`] has one launch for so few rows of these weights; in host memory it has not.
 pub fn takes_three(x: &Input<'_>, weights: [&Matrix; 3]) -> bool {
-    cuda::matrix::takes_three(x.shape()[0], weights)
+    cuda::adapted::takes_three(x.shape()[0], weights)
 }
 
 /// [`forward`] of three layers without a residual.
@@ -106,7 +106,7 @@ pub fn forward_three(x: &Input<'_>, layers: [Layer<'_>; 3]) -> Result<[Tensor; 3
         layer.check("adapted::forward_three", x.shape(), layer.weight.shape()[0])?;
     }
     match x.on_device() {
-        Some(x) => cuda::matrix::adapted_three(x?.buffer(), layers),
+        Some(x) => cuda::adapted::adapted_three(x?.buffer(), layers),
         None => {
             let [a, b, c] = layers.map(|layer| forward(x, layer, None));
             Ok([a?, b?, c?])
@@ -125,7 +125,7 @@ pub fn stored(x: &Input<'_>, layer: Layer<'_>) -> Result<Stored, KernelError> {
     let ([tokens, _], [out, _]) = (x.shape(), layer.weight.shape());
     layer.check("adapted::stored", x.shape(), out)?;
     if let Some(x) = x.on_device() {
-        return cuda::matrix::adapted_rounded(x?.buffer(), layer);
+        return cuda::adapted::adapted_rounded(x?.buffer(), layer);
     }
     let packed = packed(layer.weight, Direction::Forward, x.compute());
     let is_rounded = matches!(x.compute(), Compute::Bf16 | Compute::Int8);

@@ -57,7 +57,7 @@ pub fn forward(
     if let Some(there) = x.on_device() {
         let product = match wanted.layers {
             true => None,
-            false => cuda::matrix::gated(there?.buffer(), layers)?,
+            false => cuda::adapted::gated(there?.buffer(), layers)?,
         };
         let Some(product) = product else {
             return one_by_one(x, layers);

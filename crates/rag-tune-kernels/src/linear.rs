@@ -378,7 +378,7 @@ pub fn product_nt(
     check_shape("product_nt", "b", &b.shape(), &[b.rows(), a.cols()])?;
     check_shape("product_nt", "out", &out.shape(), &[a.rows(), b.rows()])?;
     if a.device().is_some() {
-        return cuda::matrix::product(out, [keep, factor], (a, false), (b, true));
+        return cuda::adapted::product(out, [keep, factor], (a, false), (b, true));
     }
     multiply(out, keep, factor, view(a), view(b).transposed());
     Ok(())
@@ -401,7 +401,7 @@ pub fn product_nn(
     check_shape("product_nn", "b", &b.shape(), &[a.cols(), b.cols()])?;
     check_shape("product_nn", "out", &out.shape(), &[a.rows(), b.cols()])?;
     if a.device().is_some() {
-        return cuda::matrix::product(out, [keep, factor], (a, false), (b, false));
+        return cuda::adapted::product(out, [keep, factor], (a, false), (b, false));
     }
     multiply(out, keep, factor, view(a), view(b));
     Ok(())
@@ -424,7 +424,7 @@ pub fn product_tn(
     check_shape("product_tn", "b", &b.shape(), &[a.rows(), b.cols()])?;
     check_shape("product_tn", "out", &out.shape(), &[a.cols(), b.cols()])?;
     if a.device().is_some() {
-        return cuda::matrix::product(out, [keep, factor], (a, true), (b, false));
+        return cuda::adapted::product(out, [keep, factor], (a, true), (b, false));
     }
     multiply(out, keep, factor, view(a).transposed(), view(b));
     Ok(())

@@ -5,10 +5,14 @@
 //! beforehand, and nothing else depends on it: a step can be recorded, and done again with other rows. For that, tables have rows and
 //! blocks to spare, so that few shapes serve for all.
 
+mod shape;
+
 use std::marker::PhantomData;
 
 use half::bf16;
 
+pub use self::shape::DecodeShape;
+use self::shape::schedule;
 use super::attention::{Instance, MOST_BLOCKS, narrowed, scale};
 use super::buffer::DeviceBuffer;
 use super::device::{Device, count};
@@ -25,45 +29,12 @@ use crate::stored::Stored;
 use crate::tensor::{Tensor, two_places};
 
 const THREADS: usize = 128;
-/// Keys that a block takes, unless there would be more than [`MOST_PARTS`].
-const PART_KEYS: usize = 256;
-const MOST_PARTS: usize = 128;
 /// Query heads of a block: the rows of a product.
 const BLOCK_HEADS: usize = 16;
-/// Up to so many rows products have kernels of their own, so that none are spared.
-const FEW_ROWS: usize = 4;
-
 /// Threads that turn a head, and write it.
 const PUSH_THREADS: usize = 64;
 
 const OPERATION: &str = "attention_decode";
-
-/// How large the tables of a step are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DecodeShape {
-    rows: usize,
-    blocks: usize,
-}
-
-impl DecodeShape {
-    /// For rows with so many keys, those of the new tokens included.
-    pub fn of(keys: &[usize]) -> Self {
-        let rows = match keys.len() {
-            few if few <= FEW_ROWS => few,
-            many => many.next_multiple_of(8),
-        };
-        // A row that only fills up has a block too.
-        let parts = keys.iter().map(|keys| keys.div_ceil(part_keys(*keys)));
-        let blocks = parts.sum::<usize>() + rows - keys.len();
-        let blocks = blocks.next_power_of_two();
-        Self { rows, blocks }
-    }
-
-    /// With those that only fill up.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-}
 
 /// What a step's kernels read besides weights.
 #[derive(Debug)]
@@ -384,35 +355,6 @@ impl DecodeStep<'_> {
     }
 }
 
-/// Keys of each part of a row: of its length only, so that a row's bits do not depend on what else is in the batch.
-fn part_keys(keys: usize) -> usize {
-    // Four warps with 16 keys at a time.
-    keys.div_ceil(MOST_PARTS)
-        .next_multiple_of(64)
-        .max(PART_KEYS)
-}
-
-/// Of each row the number of parts and the first; of each block its row, part, first key and the end of its keys. Rows that only fill up
-/// have a key, blocks none.
-fn schedule(keys: &[usize], shape: DecodeShape) -> (Vec<[usize; 2]>, Vec<[usize; 4]>) {
-    let (mut rows, mut blocks, mut parts) = (vec![], vec![], 0);
-    let spare = std::iter::repeat_n(&1, shape.rows - keys.len());
-    for (row, &keys) in keys.iter().chain(spare).enumerate() {
-        let part_keys = part_keys(keys);
-        let count = keys.div_ceil(part_keys);
-        rows.push([count, parts]);
-        blocks.extend((0..count).map(|part| {
-            let first = part * part_keys;
-            [row, part, first, keys.min(first + part_keys)]
-        }));
-        parts += if count > 1 { count } else { 0 };
-    }
-    // By their work, most first: no block begins late and long.
-    blocks.sort_by_key(|[_, _, first, end]| std::cmp::Reverse(end - first));
-    blocks.resize(shape.blocks, [0; 4]);
-    (rows, blocks)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,29 +510,6 @@ mod tests {
         let counted = cache.positions() * cache.shape().iter().product::<usize>();
         let place = cache.on_a_device_mut().unwrap().place().unwrap();
         [place.k, place.v].map(|buffer| widened(&buffer.to_vec().unwrap()[..counted]))
-    }
-
-    #[test]
-    fn shapes_serve_for_many_rows_and_lengths() {
-        let shape = |rows: usize, keys: usize| DecodeShape::of(&vec![keys; rows]);
-        let of = |rows, blocks| DecodeShape { rows, blocks };
-        assert_eq!(shape(1, 1), of(1, 1));
-        assert_eq!(shape(1, 256), of(1, 1));
-        assert_eq!(shape(1, 257), of(1, 2));
-        assert_eq!(shape(3, 700), of(3, 16));
-        assert_eq!(shape(5, 10), of(8, 8));
-        assert_eq!(shape(60, 300), of(64, 128));
-        let (rows, blocks) = schedule(&[300, 2], of(2, 4));
-        assert_eq!(rows, [[2, 0], [1, 2]]);
-        assert_eq!(
-            blocks,
-            [[0, 0, 0, 256], [0, 1, 256, 300], [1, 0, 0, 2], [0; 4]]
-        );
-        for keys in [1_usize, 256, 257, 32_768, 32_769, 131_072, 1 << 20] {
-            let parts = keys.div_ceil(part_keys(keys));
-            assert!(parts <= MOST_PARTS, "{keys}");
-            assert!(part_keys(keys).is_multiple_of(64));
-        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! memory that is given up may be used again at once, and only reading results waits.
 
 pub(crate) mod adamw;
+pub(crate) mod adapted;
 pub(crate) mod argmax;
 pub(crate) mod attention;
 pub(crate) mod buffer;
