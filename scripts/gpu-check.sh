@@ -151,7 +151,7 @@ check model 60 "$pack/model-tests" --test-threads 1 --skip emulated --skip witho
 check train 60 "$pack/train-tests" --test-threads 1 --skip emulated
 
 lengths="32x512 8x2048 4x4096"
-train selective 16x1024
+train selective "16x1024 8x1024"
 decode 1
 peer "PEFT int8" train 16x1024 90 train --base int8 --steps 2
 peer "PEFT int8" generate 1x256 60 decode --base int8 --steps 1
@@ -256,6 +256,7 @@ row() { # work, shape, our name, peer's name
   row generate 1x256 rag-tune "PEFT int8"
   row generate 1x256 rag-tune "PEFT bf16"
   row train 16x1024 "rag-tune selective" "rag-tune selective, bf16 base"
+  row train 8x1024 "rag-tune selective" "PEFT int8, rest bf16"
   row train 16x1024 "rag-tune full" "PEFT int8, rest bf16"
   row train 1x2048 "rag-tune full" "PEFT int8, rest bf16"
   row train 4x1024 "rag-tune all" "PEFT int8, rest bf16, all kept"
