@@ -15,8 +15,9 @@ using bf16 = __nv_bfloat16;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// A kernel, launched by its name with blocks of at most MAX_THREADS.
-#define KERNEL(MAX_THREADS) extern "C" __global__ __launch_bounds__(MAX_THREADS)
+// A kernel, launched by its name: KERNEL(threads of a block at most), or with the blocks that an SM must hold at least, which is how many
+// registers there may be.
+#define KERNEL(...) extern "C" __global__ __launch_bounds__(__VA_ARGS__)
 
 #ifdef __CUDACC__
 // The block's dynamic shared memory as `TYPE* NAME`, aligned to 128 bytes.
