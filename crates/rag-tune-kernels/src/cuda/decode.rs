@@ -110,8 +110,7 @@ impl DecodeTables {
         caches: &'a mut [&mut [Cache]],
     ) -> Result<DecodeStep<'a>, KernelError> {
         check_shape(OPERATION, "ids", &[ids.len()], &[caches.len()])?;
-        let positions = self.check(caches)?;
-        let keys: Vec<usize> = positions.iter().map(|before| before + 1).collect();
+        let keys = self.keys(caches)?;
         let (rows, blocks) = schedule(&keys, self.shape);
         let padded = |numbers: Vec<u32>| {
             let spare = self.shape.rows - numbers.len();
@@ -120,7 +119,7 @@ impl DecodeTables {
         let nowhere = [0, self.nowhere.len() / 2].map(|at| self.nowhere.at(at));
         let mut addresses = vec![nowhere; self.layers * self.shape.rows];
         let ids = padded(ids.to_vec());
-        let positions = padded(positions.iter().map(|it| *it as u32).collect());
+        let positions = padded(keys.iter().map(|keys| *keys as u32 - 1).collect());
         self.ids.rewrite(OPERATION, &ids)?;
         self.positions.rewrite(positions)?;
         for (row, caches) in caches.iter_mut().enumerate() {
@@ -138,11 +137,11 @@ impl DecodeTables {
         Ok(DecodeStep { tables, of })
     }
 
-    /// The positions of each row so far, if the rows fit.
-    fn check(&self, caches: &[&mut [Cache]]) -> Result<Vec<usize>, KernelError> {
+    /// The keys of each row with the new token's, if the rows fit.
+    fn keys(&self, caches: &[&mut [Cache]]) -> Result<Vec<usize>, KernelError> {
         let operation = OPERATION;
         let device = self.addresses.device();
-        let mut positions = Vec::with_capacity(caches.len());
+        let mut keys = Vec::with_capacity(caches.len());
         for caches in caches {
             check_shape(
                 operation,
@@ -159,15 +158,14 @@ impl DecodeTables {
                     return Err(KernelError::Value { operation, problem });
                 }
             }
-            positions.push(first);
+            keys.push(first + 1);
         }
-        let keys: Vec<usize> = positions.iter().map(|before| before + 1).collect();
         let shape = DecodeShape::of(&keys);
         if shape != self.shape {
             let problem = format!("rows of {shape:?} in tables of {:?}", self.shape);
             return Err(KernelError::Value { operation, problem });
         }
-        Ok(positions)
+        Ok(keys)
     }
 }
 

@@ -225,7 +225,6 @@ impl Device {
         let done = work()?;
         let operations = recorder.replace(None).map_or(vec![], |it| it.operations);
         drop(ending);
-        // SAFETY: nothing is done yet.
         let graph = self.driver().graph(&operations).map_err(failed)?;
         let recording = Recording {
             device: self.clone(),
